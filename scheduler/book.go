@@ -1,0 +1,502 @@
+package scheduler
+
+import (
+	"container/heap"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/shoal-project/shoal/proto"
+)
+
+// A Book is what a scheduler knows and how it decides: the nodes that are
+// connected, the blobs that they hold or want, the leases that are out. It is
+// pure state: no I/O, no goroutine, no clock. Each method is told the time and
+// puts what the nodes are to be told into the outbox (Letters). The same code
+// runs behind Server and in the simulator. It is not safe for concurrent use.
+//
+// Everything in it was told by nodes and is forgotten when they disconnect;
+// when they say it again, to this scheduler or another, it is whole again.
+type Book struct {
+	tuning Tuning
+	rng    *rand.Rand
+
+	nodes  map[string]*node
+	seeds  []*node // those that are schedulers, in the order of their coming
+	swarms map[proto.Digest]*swarm
+	active []*swarm // those that somebody wants, in the order of their first join
+	leases map[uint64]*lease
+	lastID uint64
+	// settled is when leases on the origin may be granted for blobs of which
+	// another scheduler may have known more.
+	settled time.Time
+	// typical is the running median of what sources give, in bytes per second.
+	typical float64
+	alarms  alarms
+	// What an event has touched and pass looks at: nodes that may have room
+	// for leases, sources that may have a free slot or something new, swarms of
+	// which something may be had from the origin only.
+	toFeed   []*node
+	toOffer  []*node
+	toOrigin []*swarm
+	letters  []Letter
+	counts   Counts
+}
+
+// A Letter is a message for the node with the ID To.
+type Letter struct {
+	To      string
+	Message proto.Message
+}
+
+// Counts says what a Book has done so far.
+type Counts struct {
+	PeerLeases, OriginLeases uint64 // granted
+	Failed, Expired          uint64 // leases given back; leases that nobody ended in time
+	Calls                    uint64 // seeds called
+}
+
+// node is a member with a connection to this scheduler.
+type node struct {
+	member proto.Member
+	// out counts the leases in flight to the node, outOrigin those of them that
+	// are on the origin; used counts the leases of which it is the source.
+	out, outOrigin, used int
+	// slots is how many uploads it serves at a time.
+	slots int
+	// rate is what it gives over all its slots, in bytes per second; 0 while
+	// unknown.
+	rate    float64
+	strikes int
+	suspect bool
+	slow    bool // its rate is far under the typical one
+	// wants are its incomplete blobs in the order in which it asked for them,
+	// which is the order in which it is served.
+	wants []*part
+	// parts are all blobs that it has or wants; busyIn those of them whose
+	// swarms are active, in the order of their becoming so.
+	parts  map[proto.Digest]*part
+	busyIn []*part
+	gone   bool
+	// lapsed: it has let a lease expire without a word. It gets no other until
+	// it is heard again.
+	lapsed bool
+}
+
+func (n *node) seeds() bool { return n.member.Roles&proto.RoleScheduler != 0 }
+
+// NewBook returns an empty Book. Until now + Tuning.Settle it grants no lease
+// on the origin, since the nodes that hold blobs have not said so yet. The
+// same seed and the same calls give the same decisions.
+func NewBook(t Tuning, seed uint64, now time.Time) *Book {
+	t = t.withDefaults()
+	rng := rand.New(rand.NewPCG(seed, 0x5e0a1))
+	b := &Book{
+		tuning: t,
+		rng:    rng,
+		// A report on another scheduler's lease must not be taken for one on
+		// a lease of this one's.
+		lastID:  rng.Uint64() >> 8,
+		nodes:   make(map[string]*node),
+		swarms:  make(map[proto.Digest]*swarm),
+		leases:  make(map[uint64]*lease),
+		settled: now.Add(t.Settle),
+	}
+	b.alarm(b.settled, alarmSettled)
+	return b
+}
+
+// Counts returns what the Book has done so far.
+func (b *Book) Counts() Counts { return b.counts }
+
+// Letters returns what the nodes are to be told since the last call, in order,
+// and empties the outbox. The slice is the caller's.
+func (b *Book) Letters() []Letter {
+	l := b.letters
+	b.letters = nil
+	return l
+}
+
+func (b *Book) tell(n *node, m proto.Message) {
+	b.letters = append(b.letters, Letter{To: n.member.ID, Message: m})
+}
+
+// Connect says that a node is there. A node that is there already is replaced:
+// what it said before is forgotten.
+func (b *Book) Connect(now time.Time, m proto.Member) {
+	if _, known := b.nodes[m.ID]; known {
+		b.Disconnect(now, m.ID)
+	}
+	n := &node{member: m, slots: b.tuning.Slots, parts: make(map[proto.Digest]*part)}
+	b.nodes[m.ID] = n
+	if n.seeds() {
+		b.seeds = append(b.seeds, n)
+	}
+}
+
+// Disconnect says that a node is gone. What it held is forgotten and its
+// leases end; those of which it is the source run on until their nodes report
+// or they expire, since the data plane may be alive.
+func (b *Book) Disconnect(now time.Time, id string) {
+	n := b.nodes[id]
+	if n == nil {
+		return
+	}
+	delete(b.nodes, id)
+	b.seeds = remove(b.seeds, n)
+	n.gone = true
+	for _, p := range slices.Clone(n.busyIn) {
+		b.dropPart(p)
+		b.askSums(now, p.swarm)
+	}
+	for _, p := range n.parts { // nobody wants these: the order says nothing
+		b.dropPart(p)
+	}
+	for _, s := range b.active {
+		if s.called == n {
+			s.decline(n)
+			b.toOrigin = append(b.toOrigin, s)
+		}
+	}
+	b.pass(now)
+}
+
+// Unsettle says that the members which may own digests have changed: for a
+// moment other nodes' reports may be on their way, and nobody is sent to the
+// origin.
+func (b *Book) Unsettle(now time.Time) {
+	b.settled = now.Add(b.tuning.Settle)
+	b.alarm(b.settled, alarmSettled)
+}
+
+// Handle takes a message of the node with the given ID, which must be
+// connected; messages of others are ignored, as are those of a kind that
+// nodes do not send.
+func (b *Book) Handle(now time.Time, from string, m proto.Message) {
+	n := b.nodes[from]
+	if n == nil {
+		return
+	}
+	if n.lapsed {
+		n.lapsed = false
+		b.updateHungry(n)
+		b.toFeed = append(b.toFeed, n)
+	}
+	switch m := m.(type) {
+	case *proto.Hold:
+		for _, blob := range m.Blobs {
+			b.hold(now, n, blob)
+		}
+	case *proto.Join:
+		b.join(now, n, m)
+	case *proto.Done:
+		b.done(n, m)
+	case *proto.Fail:
+		b.fail(now, n, m)
+	case *proto.Await:
+		if p := n.parts[m.Digest]; p != nil && p.have != nil && m.Index < p.swarm.blob.Chunks() {
+			p.await, p.swarm.awaited = m.Index, m.Index
+			b.toFeed = append(b.toFeed, n)
+		}
+	case *proto.Part:
+		if p := n.parts[m.Digest]; p != nil {
+			b.dropPart(p)
+			b.askSums(now, p.swarm)
+			b.toFeed = append(b.toFeed, n)
+		}
+	case *proto.Decline:
+		if s := b.swarms[m.Digest]; s != nil && s.called == n {
+			s.decline(n)
+			b.toOrigin = append(b.toOrigin, s)
+		}
+	case *proto.Sums:
+		b.sums(now, n, m)
+	}
+	b.pass(now)
+}
+
+func (b *Book) hold(now time.Time, n *node, blob proto.Blob) {
+	p := b.enter(n, blob)
+	if p == nil || p.whole {
+		return
+	}
+	if p.swarm.called == n {
+		p.swarm.called = nil
+	}
+	b.completePart(p)
+	if p.swarm.active() {
+		b.askSums(now, p.swarm)
+	}
+	b.toOffer = append(b.toOffer, n)
+}
+
+func (b *Book) join(now time.Time, n *node, m *proto.Join) {
+	if m.Blob.Chunks() == 0 {
+		return
+	}
+	if old := n.parts[m.Blob.Digest]; old != nil {
+		b.dropPart(old) // what the node says now is what counts
+	}
+	p := b.enter(n, m.Blob)
+	if p == nil {
+		return
+	}
+	s := p.swarm
+	if !m.Origin.IsZero() {
+		s.origin = m.Origin
+	}
+	if s.called == n {
+		s.called = nil
+	}
+	if !s.active() && !m.Seed && (m.Have.Count() > 0 || m.Flight.Count() > 0) {
+		// A pull that was under way elsewhere: others' reports are coming too.
+		s.settled = now.Add(b.tuning.Settle)
+		b.alarm(s.settled, alarmSwarm).swarm = s
+	}
+	p.seed = m.Seed || n.seeds()
+	b.want(p)
+	p.await = m.Await
+	s.awaited = max(s.awaited, m.Await)
+	for c := m.Have.Next(0); c >= 0; c = m.Have.Next(c + 1) {
+		b.gain(p, c)
+	}
+	for c := m.Flight.Next(0); c >= 0; c = m.Flight.Next(c + 1) {
+		b.fly(p, c)
+	}
+	if p.strays > 0 {
+		b.alarm(now.Add(b.tuning.OriginWithin), alarmFlight).swarm = s
+	}
+	b.askSums(now, s)
+	b.toFeed = append(b.toFeed, n)
+	b.toOffer = append(b.toOffer, n)
+	if p.have.Count() == s.blob.Chunks() {
+		b.completePart(p)
+	}
+}
+
+func (b *Book) done(n *node, m *proto.Done) {
+	p := n.parts[m.Digest]
+	if p == nil || p.have == nil || m.Index >= p.swarm.blob.Chunks() {
+		return
+	}
+	s := p.swarm
+	l := b.leases[m.Lease]
+	if l != nil && (l.part != p || !l.covers(m.Index) || p.have.Has(m.Index)) {
+		l = nil
+	}
+	if s.sums[m.Index].IsZero() {
+		s.sums[m.Index] = m.Sum
+	}
+	b.gain(p, m.Index)
+	if l != nil {
+		b.measure(l, s.blob.Chunk(m.Index).Size, m.Took)
+		if l.left--; l.left == 0 {
+			b.endLease(l)
+		}
+	}
+	if p.have.Count() == s.blob.Chunks() {
+		b.completePart(p)
+	}
+	b.toFeed = append(b.toFeed, n)
+	b.toOffer = append(b.toOffer, n)
+}
+
+func (b *Book) fail(now time.Time, n *node, m *proto.Fail) {
+	p := n.parts[m.Digest]
+	if p == nil || p.have == nil {
+		return
+	}
+	l := b.leases[m.Lease]
+	if l == nil || l.part != p {
+		b.land(p, nil) // a lease of another scheduler
+		b.toFeed = append(b.toFeed, n)
+		return
+	}
+	b.counts.Failed++
+	b.endLease(l)
+	switch {
+	case m.Cause == proto.CauseDropped:
+	case l.origin:
+		p.barred = p.barred || m.Cause == proto.CauseDenied || m.Cause == proto.CauseAbsent
+	default:
+		b.blame(now, p.swarm, l.source, m.Cause)
+	}
+}
+
+func (b *Book) sums(now time.Time, n *node, m *proto.Sums) {
+	p := n.parts[m.Digest]
+	if p == nil || !p.swarm.active() {
+		return
+	}
+	s := p.swarm
+	for i, sum := range m.Sums {
+		if c := m.First + i; c < len(s.sums) && s.sums[c].IsZero() && p.has(c) {
+			s.sums[c] = sum
+		}
+	}
+	if m.First+len(m.Sums) < len(s.sums) {
+		return // there is more to come
+	}
+	b.answered(now, p)
+	for _, q := range s.hungry {
+		b.toFeed = append(b.toFeed, q.node)
+	}
+}
+
+// answered takes note that p has told the sums that it knows. A copy that
+// nobody can check is none: if any are left, p is no source of this blob.
+func (b *Book) answered(now time.Time, p *part) {
+	s := p.swarm
+	p.told = true
+	if s.asked == p.node {
+		s.asked = nil
+	}
+	for c := range s.sums {
+		if s.sums[c].IsZero() && p.has(c) {
+			b.silence(p)
+			break
+		}
+	}
+	b.askSums(now, s)
+}
+
+// silence makes p no source of its blob any more.
+func (b *Book) silence(p *part) {
+	if p.mute {
+		return
+	}
+	b.vacate(p)
+	p.mute = true
+	p.swarm.setBusy(p)
+	b.toOrigin = append(b.toOrigin, p.swarm)
+}
+
+// blame takes note that src failed a lease. Two failures in a row make it a
+// suspect, which serves nobody for a while; wrong bytes, or a chunk that it
+// said it had, bar it from the swarm.
+func (b *Book) blame(now time.Time, s *swarm, src *node, cause proto.Cause) {
+	src.rate /= 2
+	src.strikes++
+	if sp := src.parts[s.blob.Digest]; sp != nil && s.active() &&
+		(cause == proto.CauseCorrupt || cause == proto.CauseAbsent) {
+		b.silence(sp)
+	}
+	if src.strikes >= 2 && !src.suspect && !src.gone {
+		b.setSuspect(src, true)
+		b.alarm(now.Add(b.tuning.SuspectFor), alarmSuspect).node = src
+	}
+}
+
+// setSuspect takes a node's copies out of the count, or back in, so that what
+// only a suspect has is fetched from the origin.
+func (b *Book) setSuspect(n *node, suspect bool) {
+	n.suspect = suspect
+	for _, p := range n.busyIn {
+		if suspect {
+			b.vacate(p)
+		} else {
+			b.occupy(p)
+		}
+		b.toOrigin = append(b.toOrigin, p.swarm)
+	}
+	b.updateBusy(n)
+}
+
+// Next returns when Tick is to be called next, or the zero time if there is
+// nothing to wait for.
+func (b *Book) Next() time.Time {
+	if len(b.alarms) == 0 {
+		return time.Time{}
+	}
+	return b.alarms[0].at
+}
+
+// Tick does what is due at now: leases that have expired, seeds that did not
+// come, suspects that get another chance.
+func (b *Book) Tick(now time.Time) {
+	for len(b.alarms) > 0 && !b.alarms[0].at.After(now) {
+		b.ring(now, heap.Pop(&b.alarms).(*alarm))
+	}
+	b.pass(now)
+}
+
+func (b *Book) ring(now time.Time, a *alarm) {
+	switch a.kind {
+	case alarmLease:
+		if l := b.leases[a.lease]; l != nil {
+			b.counts.Expired++
+			l.part.node.lapsed = true
+			b.tell(l.part.node, &proto.Revoke{Digest: l.part.swarm.blob.Digest, Lease: l.id})
+			b.endLease(l)
+			if !l.origin {
+				b.blame(now, l.part.swarm, l.source, proto.CauseStalled)
+			}
+		}
+	case alarmSettled:
+		b.toOrigin = append(b.toOrigin, b.active...)
+	case alarmSwarm:
+		s := a.swarm
+		if !s.active() {
+			return
+		}
+		if s.called != nil && !now.Before(s.callUntil) {
+			s.decline(s.called)
+		}
+		if s.asked != nil && !now.Before(s.askUntil) {
+			b.answered(now, s.asked.parts[s.blob.Digest])
+		}
+		b.toOrigin = append(b.toOrigin, s)
+	case alarmFlight:
+		if !a.swarm.active() {
+			return
+		}
+		for _, p := range a.swarm.slots {
+			if p != nil && p.strays > 0 {
+				b.land(p, nil)
+				b.toFeed = append(b.toFeed, p.node)
+			}
+		}
+	case alarmSuspect:
+		a.node.strikes = 0
+		b.setSuspect(a.node, false)
+		b.toOffer = append(b.toOffer, a.node)
+	}
+}
+
+// The kinds of alarms.
+const (
+	alarmLease = iota
+	alarmSettled
+	alarmSwarm
+	alarmFlight
+	alarmSuspect
+)
+
+type alarm struct {
+	at    time.Time
+	kind  int
+	lease uint64
+	swarm *swarm
+	node  *node
+}
+
+func (b *Book) alarm(at time.Time, kind int) *alarm {
+	a := &alarm{at: at, kind: kind}
+	heap.Push(&b.alarms, a)
+	return a
+}
+
+// alarms is a heap (container/heap), the earliest first.
+type alarms []*alarm
+
+func (a alarms) Len() int           { return len(a) }
+func (a alarms) Less(i, j int) bool { return a[i].at.Before(a[j].at) }
+func (a alarms) Swap(i, j int)      { a[i], a[j] = a[j], a[i] }
+func (a *alarms) Push(x any)        { *a = append(*a, x.(*alarm)) }
+func (a *alarms) Pop() any {
+	old := *a
+	x := old[len(old)-1]
+	old[len(old)-1] = nil
+	*a = old[:len(old)-1]
+	return x
+}

@@ -1,0 +1,100 @@
+package scheduler
+
+import "time"
+
+// Tuning holds the numbers of the policy. The zero value of a field means its
+// default.
+type Tuning struct {
+	// Window is how many leases on peers one node has in flight, over all
+	// blobs (P). 2: in simulation as many as Slots is best (last node at 1.17 ×
+	// the fluid bound; 4 against 2 slots made it 1.35), and with one the link
+	// is idle for a round trip between two chunks.
+	Window int
+	// Slots is how many uploads one node serves at a time, over all blobs (Q).
+	// 2: see Window. More slots make each copy arrive later, so that it is
+	// passed on later.
+	Slots int
+	// OriginSlots is how many leases on the origin are in flight for one blob
+	// if one node fetches all of it, a seed or the only one that wants it. 4:
+	// enough to fill a link over a round trip of 100 ms, few enough that a
+	// registry does not answer 429.
+	OriginSlots int
+	// SharedOriginSlots is the same where the nodes of a swarm share the work
+	// among themselves, at most one each. 2, as many as an uplink has Slots: in
+	// simulation, with all links equal, 2 gives 1.2 × the fluid bound and 4
+	// gives 1.4, since every chunk arrives later and is passed on later.
+	SharedOriginSlots int
+	// RunTime is how much time's worth of chunks a lease on a peer covers, at
+	// the source's measured rate. 20 ms: at 10 Gbit/s a chunk takes under a
+	// millisecond, and a lease per chunk would make the control loop the
+	// limit.
+	RunTime time.Duration
+	// OriginRunTime is the same for leases on the origin. 100 ms: a ranged
+	// request to a registry costs a round trip and often a redirect.
+	OriginRunTime time.Duration
+	// MaxRun bounds the chunks in one lease. 64: what is lost with a source
+	// that dies stays small.
+	MaxRun int
+	// MinWithin is the shortest deadline of a lease. 1 s: below it a node that
+	// is merely busy looks stalled.
+	MinWithin time.Duration
+	// FirstWithin is the deadline per chunk while nothing is known of the
+	// source's rate. 5 s.
+	FirstWithin time.Duration
+	// OriginWithin is the deadline of a lease on the origin. 2 min: the origin
+	// client has retries and a stall watch of its own and reports a failure as
+	// soon as it has given up, so this is a dead man's handle only.
+	OriginWithin time.Duration
+	// Settle is for how long a scheduler that has just become the owner of a
+	// blob in mid-pull waits for the others' reports before it sends anybody to
+	// the origin. 300 ms: longer than a round of reports takes, shorter than a
+	// person notices.
+	Settle time.Duration
+	// CallWait is how long a seed that was called may take to join. 1 s; after
+	// that the nodes go to the origin themselves.
+	CallWait time.Duration
+	// SuspectFor is how long a source with two failures in a row is not used.
+	// 5 s: by then the gossip knows whether it is dead.
+	SuspectFor time.Duration
+}
+
+// DefaultTuning returns the defaults that the fields' comments argue for.
+func DefaultTuning() Tuning {
+	return Tuning{
+		Window:            2,
+		Slots:             2,
+		OriginSlots:       4,
+		SharedOriginSlots: 2,
+		RunTime:           20 * time.Millisecond,
+		OriginRunTime:     100 * time.Millisecond,
+		MaxRun:            64,
+		MinWithin:         time.Second,
+		FirstWithin:       5 * time.Second,
+		OriginWithin:      2 * time.Minute,
+		Settle:            300 * time.Millisecond,
+		CallWait:          time.Second,
+		SuspectFor:        5 * time.Second,
+	}
+}
+
+// withDefaults returns t with the default in each field that is zero.
+func (t Tuning) withDefaults() Tuning {
+	d := DefaultTuning()
+	for _, f := range []struct{ v, d *int }{
+		{&t.Window, &d.Window}, {&t.Slots, &d.Slots}, {&t.OriginSlots, &d.OriginSlots}, {&t.MaxRun, &d.MaxRun}, {&t.SharedOriginSlots, &d.SharedOriginSlots},
+	} {
+		if *f.v == 0 {
+			*f.v = *f.d
+		}
+	}
+	for _, f := range []struct{ v, d *time.Duration }{
+		{&t.RunTime, &d.RunTime}, {&t.OriginRunTime, &d.OriginRunTime}, {&t.MinWithin, &d.MinWithin},
+		{&t.FirstWithin, &d.FirstWithin}, {&t.OriginWithin, &d.OriginWithin}, {&t.Settle, &d.Settle},
+		{&t.CallWait, &d.CallWait}, {&t.SuspectFor, &d.SuspectFor},
+	} {
+		if *f.v == 0 {
+			*f.v = *f.d
+		}
+	}
+	return t
+}
