@@ -64,9 +64,10 @@ type Join struct {
 	Seed bool
 }
 
-// Done says that one chunk has come in and was right. Sum is set if the chunk
-// came from the origin, since then nobody else knows it. Took is how long the
-// chunk was on its way; Lease is zero if it came without a lease.
+// Done says that one chunk has come in and was right, and what its sum is: the
+// scheduler may be another one than that which granted the lease, and know
+// nothing of it. Took is how long the chunk was on its way; Lease is zero if it
+// came without a lease.
 type Done struct {
 	Digest Digest
 	Lease  uint64

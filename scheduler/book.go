@@ -190,7 +190,7 @@ func (b *Book) Handle(now time.Time, from string, m proto.Message) {
 	case *proto.Join:
 		b.join(now, n, m)
 	case *proto.Done:
-		b.done(n, m)
+		b.done(now, n, m)
 	case *proto.Fail:
 		b.fail(now, n, m)
 	case *proto.Await:
@@ -224,9 +224,8 @@ func (b *Book) hold(now time.Time, n *node, blob proto.Blob) {
 		p.swarm.called = nil
 	}
 	b.completePart(p)
-	if p.swarm.active() {
-		b.askSums(now, p.swarm)
-	}
+	p.told = false // it knows more by now
+	b.askSums(now, p.swarm)
 	b.toOffer = append(b.toOffer, n)
 }
 
@@ -274,12 +273,19 @@ func (b *Book) join(now time.Time, n *node, m *proto.Join) {
 	}
 }
 
-func (b *Book) done(n *node, m *proto.Done) {
+func (b *Book) done(now time.Time, n *node, m *proto.Done) {
 	p := n.parts[m.Digest]
-	if p == nil || p.have == nil || m.Index >= p.swarm.blob.Chunks() {
+	if p == nil || !p.swarm.active() || m.Index >= p.swarm.blob.Chunks() {
 		return
 	}
 	s := p.swarm
+	if p.have == nil { // the node's word that the blob is whole came before
+		if s.sums[m.Index].IsZero() {
+			s.sums[m.Index] = m.Sum
+			b.feedHungry(s)
+		}
+		return
+	}
 	l := b.leases[m.Lease]
 	if l != nil && (l.part != p || !l.covers(m.Index) || p.have.Has(m.Index)) {
 		l = nil
@@ -288,6 +294,10 @@ func (b *Book) done(n *node, m *proto.Done) {
 		s.sums[m.Index] = m.Sum
 	}
 	b.gain(p, m.Index)
+	if s.sums[m.Index].IsZero() {
+		p.told = false // it knows more by now
+		b.askSums(now, s)
+	}
 	if l != nil {
 		b.measure(l, s.blob.Chunk(m.Index).Size, m.Took)
 		if l.left--; l.left == 0 {
@@ -338,22 +348,36 @@ func (b *Book) sums(now time.Time, n *node, m *proto.Sums) {
 		return // there is more to come
 	}
 	b.answered(now, p)
+	b.feedHungry(s)
+}
+
+// feedHungry looks again at all nodes that wait for something of s.
+func (b *Book) feedHungry(s *swarm) {
 	for _, q := range s.hungry {
 		b.toFeed = append(b.toFeed, q.node)
 	}
 }
 
+// patience is how often a node is asked for the sums of a blob. More than once,
+// since it may have got chunks between its answer and our reading it.
+const patience = 3
+
 // answered takes note that p has told the sums that it knows. A copy that
-// nobody can check is none: if any are left, p is no source of this blob.
+// nobody can check is none: if it keeps having chunks without telling their
+// sums, it is no source of this blob.
 func (b *Book) answered(now time.Time, p *part) {
 	s := p.swarm
-	p.told = true
 	if s.asked == p.node {
 		s.asked = nil
 	}
+	p.told = true
 	for c := range s.sums {
 		if s.sums[c].IsZero() && p.has(c) {
-			b.silence(p)
+			if p.answers++; p.answers < patience {
+				p.told = false
+			} else {
+				b.silence(p)
+			}
 			break
 		}
 	}

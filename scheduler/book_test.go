@@ -30,6 +30,8 @@ type world struct {
 	flying   map[string]map[int]bool // chunks on their way per node
 	declines map[string]bool         // seeds that decline
 	deaf     map[string]bool         // nodes that react to nothing
+	hasty    bool                    // nodes say that they have the whole before they report its last chunk
+	reticent bool                    // nodes tell sums of chunks from the origin only
 	// sabotage, if set, decides what becomes of a transfer that is over.
 	sabotage func(to string, l *proto.Lease) proto.Cause
 }
@@ -181,15 +183,21 @@ func (w *world) chunk(n *simNode, l *proto.Lease, c, slots int) {
 			}
 		}
 		var sum proto.Sum
+		if l.FromOrigin() || !w.reticent {
+			sum = proto.Sum{1, byte(c)}
+		}
 		if l.FromOrigin() {
 			w.origin[c]++
-			sum = proto.Sum{1, byte(c)}
 		} else if w.zones[n.id] != w.zones[l.Source] {
 			w.crossing += w.blob.Chunk(c).Size
 		}
 		n.have.Add(c)
 		if n.have.Count() == w.blob.Chunks() {
 			w.finished[n.id] = w.now
+			if w.hasty {
+				w.book.Handle(w.now, n.id, &proto.Hold{Blobs: []proto.Blob{w.blob}})
+				w.deliver()
+			}
 		}
 		if c+1 < l.First+l.Count {
 			w.chunk(n, l, c+1, slots)

@@ -257,3 +257,18 @@ func (c *Client) session(d proto.Digest) *Session {
 	defer c.mu.Unlock()
 	return c.sessions[d]
 }
+
+// Ready reports whether a pull that starts now would find its owner: there are
+// candidates, all have been tried, and one at least is connected.
+func (c *Client) Ready() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	up := false
+	for _, l := range c.links {
+		if l.state == linkNew {
+			return false
+		}
+		up = up || l.state == linkUp
+	}
+	return up
+}

@@ -120,13 +120,22 @@ func TestHolderWithoutSumsIsNoSource(t *testing.T) {
 }
 
 func TestTakeover(t *testing.T) {
-	// Half way through, another scheduler takes over. It hears of all that the
-	// nodes have and of what is on its way, and sends nobody to the origin for
-	// that again.
-	w := newWorld(t, 64<<20, 8)
-	names := w.rollout(10, false, nowhere)
+	// Half way through, the scheduler dies, the seed with it, and another takes
+	// over. It hears of all that the nodes have and of what is on its way, and
+	// sends nobody to the origin for that again; only what nobody but the seed
+	// had leaves the origin twice.
+	for seed := range uint64(20) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { t.Parallel(); testTakeover(t, seed) })
+	}
+}
+
+func testTakeover(t *testing.T, seed uint64) {
+	w := newWorld(t, 64<<20, seed)
+	w.reticent, w.hasty = seed%2 == 1, seed%4 > 1
+	names := w.rollout(10, true, nowhere) // the seed goes with its scheduler
 	w.after(3*time.Second, func() {
-		w.book = NewBook(Tuning{}, 99, w.now.Add(-time.Minute))
+		w.nodes["seed"].dead = true
+		w.book = NewBook(Tuning{}, 99+seed, w.now.Add(-time.Minute))
 		for i, id := range names {
 			w.after(time.Duration(i)*20*time.Millisecond, func() {
 				n := w.nodes[id]
@@ -148,7 +157,11 @@ func TestTakeover(t *testing.T) {
 	w.used = nil // two schedulers do not know of each other's slots
 	w.run()
 	w.last(names...)
-	w.onceFromOrigin()
+	for c, n := range w.origin {
+		if n > 2 {
+			t.Errorf("chunk %d left the origin %d times, want twice at most", c, n)
+		}
+	}
 }
 
 func TestZonesGetOneCopyEach(t *testing.T) {

@@ -59,7 +59,8 @@ type part struct {
 	// mute: the node has sent wrong bytes of this blob, or has not got what it
 	// said; it is no source of it any more.
 	mute bool
-	told bool // it has answered Ask
+	told    bool // it has told the sums of all that it has
+	answers int  // how often it answered Ask and left some out
 	// have are the chunks that are there, leased those on their way; unused
 	// when whole.
 	have, leased proto.Set
@@ -244,7 +245,7 @@ func (b *Book) deactivate(s *swarm) {
 	for _, p := range s.slots {
 		if p != nil {
 			p.node.busyIn = remove(p.node.busyIn, p)
-			p.mute, p.told = false, false
+			p.mute, p.told, p.answers = false, false, 0
 		}
 	}
 	b.active = remove(b.active, s)
