@@ -406,3 +406,31 @@ func audit(t *rapid.T, b *Book) {
 		}
 	}
 }
+
+// TestHoldBeforeLastDone: a node may say that it holds the whole before its
+// report of the last chunk, which has that chunk's sum, is read; or that report
+// may have gone to another scheduler.
+func TestHoldBeforeLastDone(t *testing.T) {
+	for reported, want := range map[bool]string{true: "b *proto.Lease", false: "a *proto.Ask"} {
+		blob := proto.Blob{Digest: proto.DigestOf([]byte("b")), Size: 3 * proto.MinChunk}
+		b := NewBook(Tuning{}, 1, epoch.Add(-time.Minute))
+		b.Connect(epoch, proto.Member{ID: "a"})
+		b.Connect(epoch, proto.Member{ID: "b"})
+		b.Handle(epoch, "a", &proto.Join{Blob: blob, Have: proto.Set{0b011}, Flight: proto.Set{0b100}, Await: -1})
+		b.Handle(epoch, "a", &proto.Sums{Digest: blob.Digest, Sums: []proto.Sum{{1}, {2}, {}}})
+		b.Handle(epoch, "b", &proto.Join{Blob: blob, Flight: proto.Set{0b011}, Await: -1})
+		b.Letters()
+		b.Handle(epoch, "a", &proto.Hold{Blobs: []proto.Blob{blob}})
+		if reported {
+			b.Letters()
+			b.Handle(epoch, "a", &proto.Done{Digest: blob.Digest, Index: 2, Sum: proto.Sum{3}})
+		}
+		var got []string
+		for _, l := range b.Letters() {
+			got = append(got, fmt.Sprintf("%s %T", l.To, l.Message))
+		}
+		if !slices.Contains(got, want) {
+			t.Errorf("reported %v: letters are %q, want %q among them", reported, got, want)
+		}
+	}
+}

@@ -58,7 +58,7 @@ type part struct {
 	barred bool
 	// mute: the node has sent wrong bytes of this blob, or has not got what it
 	// said; it is no source of it any more.
-	mute bool
+	mute    bool
 	told    bool // it has told the sums of all that it has
 	answers int  // how often it answered Ask and left some out
 	// have are the chunks that are there, leased those on their way; unused
