@@ -1,0 +1,214 @@
+package pull
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/shoal-project/shoal/cache"
+	"github.com/shoal-project/shoal/proto"
+)
+
+// ErrClosed is wrapped by what Open and Start return once the Puller ends.
+var ErrClosed = errors.New("the daemon is shutting down")
+
+// Swarm is a pull's word with the scheduler of its blob. It is implemented by
+// scheduler.Session.
+type Swarm interface {
+	// Events delivers *proto.Lease and *proto.Revoke, and *proto.Welcome and
+	// *proto.Bye when a scheduler has been found and lost. It starts without.
+	Events() <-chan proto.Message
+	// Report takes *proto.Done, *proto.Fail and *proto.Await. It does not block.
+	Report(m proto.Message)
+	// Close leaves the swarm, telling whether the blob is whole here.
+	Close(b proto.Blob, whole bool)
+}
+
+// Config configures a Puller.
+type Config struct {
+	Cache *cache.Cache
+	// Origin returns the source for a blob's origin.
+	Origin func(proto.Origin) Source
+	// Peer returns the source for the member with an ID at a host:port.
+	Peer func(id, addr string) Source
+	// Join enters a pull into its swarm. state tells what is here and on its
+	// way; it may be called at any time. Without Join every pull goes straight
+	// to the origin.
+	Join func(d proto.Digest, state func() *proto.Join) Swarm
+	// Cause says what kind of failure a Source's error is. Default:
+	// CauseBroken for all.
+	Cause func(error) proto.Cause
+	// Patience is how long a pull waits for a scheduler before it goes to the
+	// origin alone, and for somebody's help after the origin has refused.
+	// Default 1 s: longer than the takeover by another owner takes.
+	Patience time.Duration
+	Log      *slog.Logger          // default: none
+	Registry prometheus.Registerer // default: none
+}
+
+// Puller brings blobs here.
+type Puller struct {
+	// immutable
+	cfg     Config
+	log     *slog.Logger
+	metrics *metrics
+	ctx     context.Context // ends when Run ends
+	cancel  context.CancelFunc
+	buffers buffers
+
+	// mu protects the fields below. A pull ends and fails its readers under it,
+	// so that a reader belongs either to a pull that is running or to a new one.
+	mu     sync.Mutex
+	pulls  map[proto.Digest]*pull
+	closed bool
+	wg     sync.WaitGroup
+}
+
+// New returns a Puller. It works at once; Run ends it.
+func New(cfg Config) *Puller {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Cause == nil {
+		cfg.Cause = func(error) proto.Cause { return proto.CauseBroken }
+	}
+	if cfg.Patience == 0 {
+		cfg.Patience = time.Second
+	}
+	p := &Puller{cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Registry), pulls: make(map[proto.Digest]*pull)}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	return p
+}
+
+// Run blocks until ctx ends. Then no pull starts any more, those that run are
+// given up, keeping what they have, and waited for. It returns nil.
+func (p *Puller) Run(ctx context.Context) error {
+	<-ctx.Done()
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.cancel()
+	p.wg.Wait()
+	return nil
+}
+
+// Open returns a reader of the blob at once, joining the pull of it or starting
+// one from o if it is not whole here. The reader waits for each chunk as it
+// comes to it; the caller closes it. ctx ends the reader's waits, not the pull,
+// which goes on without the reader.
+func (p *Puller) Open(ctx context.Context, b proto.Blob, o proto.Origin) (*cache.Reader, error) {
+	cb, err := p.cfg.Cache.Blob(b)
+	if err != nil {
+		return nil, err
+	}
+	defer cb.Release()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.start(cb, o, false, false); err != nil {
+		return nil, err
+	}
+	return cb.NewReader(ctx), nil
+}
+
+// Start starts the pull of a blob that nobody reads yet, unless it is whole
+// here or on its way.
+func (p *Puller) Start(b proto.Blob, o proto.Origin) error { return p.begin(b, o, false) }
+
+// Seed is Start for a blob that is brought here for others.
+func (p *Puller) Seed(b proto.Blob, o proto.Origin) error { return p.begin(b, o, true) }
+
+func (p *Puller) begin(b proto.Blob, o proto.Origin, seed bool) error {
+	cb, err := p.cfg.Cache.Blob(b)
+	if err != nil {
+		return err
+	}
+	defer cb.Release()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.start(cb, o, true, seed)
+}
+
+// start starts the pull of cb or adds an origin to the one that runs. p.mu is
+// held.
+func (p *Puller) start(cb *cache.Blob, o proto.Origin, eager, seed bool) error {
+	if cb.Whole() {
+		return nil
+	}
+	b := cb.Blob()
+	if run := p.pulls[b.Digest]; run != nil {
+		run.addOrigin(o)
+		if eager {
+			run.hurry()
+		}
+		return nil
+	}
+	if p.closed {
+		return fmt.Errorf("pulling %s: %w", b.Digest, ErrClosed)
+	}
+	own, err := p.cfg.Cache.Blob(b)
+	if err != nil {
+		return err
+	}
+	run := newPull(p, own, o, seed)
+	if eager {
+		run.hurry()
+	}
+	p.pulls[b.Digest] = run
+	p.metrics.running.Inc()
+	p.wg.Go(run.run)
+	return nil
+}
+
+// end takes a pull that is over out of the list and, with an error, fails its
+// readers.
+func (p *Puller) end(run *pull, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.pulls, run.b.Digest)
+	p.metrics.running.Dec()
+	if err != nil {
+		run.blob.Fail(err)
+	}
+	run.blob.Release()
+}
+
+// Status is the state of one pull.
+type Status struct {
+	Blob       proto.Blob
+	Origin     proto.Origin
+	Seed       bool
+	Have       int64 // bytes that are here
+	FromOrigin int64 // bytes that this pull brought from the origin
+	FromPeers  int64 // bytes that this pull brought from peers
+	Started    time.Time
+}
+
+// Pulls returns the pulls that run, the oldest first.
+func (p *Puller) Pulls() []Status {
+	p.mu.Lock()
+	runs := make([]*pull, 0, len(p.pulls))
+	for _, run := range p.pulls {
+		runs = append(runs, run)
+	}
+	p.mu.Unlock()
+	out := make([]Status, len(runs))
+	for i, run := range runs {
+		out[i] = run.status()
+	}
+	slices.SortFunc(out, func(a, b Status) int { return a.Started.Compare(b.Started) })
+	return out
+}
+
+// Bytes are totals since the start.
+type Bytes struct {
+	Origin, Peers, Duplicate int64
+}
+
+// Bytes returns what all pulls have brought so far.
+func (p *Puller) Bytes() Bytes { return p.metrics.bytes() }

@@ -1,0 +1,19 @@
+package pull
+
+import (
+	"context"
+	"io"
+
+	"github.com/shoal-project/shoal/proto"
+)
+
+// A Source serves chunks: a peer, or the origin. What it writes is not
+// trusted.
+//
+// Fetch writes the bytes of r to w, in order, and returns nil only after all
+// of them. It returns promptly when ctx ends, with an error that wraps ctx's,
+// and stops with w's error when w fails. A Source is used by several
+// goroutines at once. Every implementation passes pulltest.Suite.
+type Source interface {
+	Fetch(ctx context.Context, r proto.Run, w io.Writer) error
+}
