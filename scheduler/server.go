@@ -16,6 +16,9 @@ import (
 	"github.com/shoal-project/shoal/proto"
 )
 
+// goodbyeWithin bounds the sending of the last messages on a stream.
+const goodbyeWithin = time.Second
+
 // ServerConfig configures a Server.
 type ServerConfig struct {
 	Tuning   Tuning
@@ -187,7 +190,8 @@ func (s *Server) Serve(ctx context.Context, id string, stream io.ReadWriteCloser
 	err = s.read(r, buf, id, c)
 	s.leave(id, c)
 	c.box.close()
-	stream.Close()
+	late := time.AfterFunc(goodbyeWithin, func() { stream.Close() })
+	defer late.Stop()
 	<-done
 	return err
 }
