@@ -1,0 +1,290 @@
+package cache
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/zeebo/blake3"
+
+	"github.com/shoal-project/shoal/proto"
+)
+
+// load makes the Blob of d from what is on the disk: whole, of wholeSize
+// bytes, partial, or nothing. It runs alone on d's files. size is what the
+// caller says, or anySize.
+func (c *Cache) load(d proto.Digest, size, wholeSize int64, whole, partial bool) (*Blob, error) {
+	if whole {
+		b, err := c.loadWhole(proto.Blob{Digest: d, Size: wholeSize})
+		if err == nil || !errors.Is(err, errDamaged) {
+			return b, err
+		}
+		c.log.Warn("damaged blob is removed", "digest", d.String(), "error", err)
+		c.metrics.corrupt.Inc()
+		c.mu.Lock()
+		c.forget(d)
+		c.mu.Unlock()
+		if err := c.erase(d); err != nil {
+			return nil, fmt.Errorf("remove damaged blob %s: %w", d, err)
+		}
+	}
+	if partial {
+		b, err := c.loadPartial(d, size)
+		if err == nil || !errors.Is(err, errDamaged) {
+			return b, err
+		}
+		c.log.Warn("partial blob is given up", "digest", d.String(), "error", err)
+		if err := remove(c.layout.partial(d), c.layout.state(d)); err != nil {
+			return nil, fmt.Errorf("remove partial blob %s: %w", d, err)
+		}
+		c.mu.Lock()
+		delete(c.partial, d)
+		c.mu.Unlock()
+	}
+	if size == anySize {
+		return nil, errAbsent
+	}
+	return c.loadNew(proto.Blob{Digest: d, Size: size})
+}
+
+// errDamaged says that files cannot be what they should be, and that it is not
+// for want of permission or memory.
+var errDamaged = errors.New("files are damaged")
+
+// loadNew makes the Blob of one of which nothing is here. One without bytes is
+// whole at once.
+func (c *Cache) loadNew(blob proto.Blob) (*Blob, error) {
+	b := newBlob(c, blob)
+	if b.chunks > 0 {
+		return b, nil
+	}
+	if !blob.Digest.Matches(b.fill.hash) {
+		return nil, fmt.Errorf("blob %s of no bytes: %w", blob.Digest, ErrDigest)
+	}
+	data, _, err := b.createFiles()
+	if err != nil {
+		return nil, fmt.Errorf("keep blob %s: %w", blob.Digest, err)
+	}
+	b.fill.data = data
+	if err := b.complete(b.fill); err != nil {
+		b.shut()
+		return nil, err
+	}
+	return b, nil
+}
+
+// loadWhole opens a whole blob.
+func (c *Cache) loadWhole(blob proto.Blob) (*Blob, error) {
+	b := newBlob(c, blob)
+	b.path = c.layout.blob(blob.Digest)
+	data, err := os.Open(b.path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open blob %s: %w", blob.Digest, err)
+	}
+	f := b.fill
+	f.data, f.placed = data, true
+	if err := b.checkWhole(f); err != nil {
+		data.Close()
+		return nil, err
+	}
+	f.have = proto.FullSet(b.chunks)
+	f.hashing, f.hashed = true, b.chunks
+	f.whole = true
+	close(f.done)
+	close(f.settled)
+	return b, nil
+}
+
+// checkWhole checks the size of a whole blob's file and gets its sums: from
+// their file, or if that does not have them, from the bytes.
+func (b *Blob) checkWhole(f *fill) error {
+	info, err := f.data.Stat()
+	if err != nil {
+		return fmt.Errorf("open blob %s: %w", b.blob.Digest, err)
+	}
+	if info.Size() != b.blob.Size {
+		return fmt.Errorf("%w: %d bytes instead of %d", errDamaged, info.Size(), b.blob.Size)
+	}
+	if b.chunks <= 1 {
+		return nil
+	}
+	path := b.cache.layout.sums(b.blob.Digest)
+	raw, err := readSide(path)
+	if err == nil {
+		f.sums, err = parseSums(raw, b.blob.Size)
+	}
+	if err == nil {
+		return nil
+	}
+	b.cache.log.Info("sums of a blob are made again", "digest", b.blob.Digest.String(), "error", err)
+	if f.sums, err = b.verify(f.data); err != nil {
+		return err
+	}
+	if err := os.WriteFile(path, encodeSums(b.blob.Size, f.sums), fileMode); err != nil {
+		b.cache.log.Warn("sums of a blob are not kept", "digest", b.blob.Digest.String(), "error", err)
+	}
+	return nil
+}
+
+// verify reads all of a blob and returns the sums of its chunks, or an error
+// that wraps errDamaged if it is not what its digest names.
+func (b *Blob) verify(data *os.File) ([]proto.Sum, error) {
+	whole, chunk := b.blob.Digest.NewHash(), blake3.New()
+	both := io.MultiWriter(whole, chunk)
+	sums := make([]proto.Sum, b.chunks)
+	for i := range sums {
+		chunk.Reset()
+		if err := b.feed(data, i, both); err != nil {
+			return nil, fmt.Errorf("verify blob %s: %w", b.blob.Digest, err)
+		}
+		chunk.Sum(sums[i][:0])
+	}
+	if !b.blob.Digest.Matches(whole) {
+		return nil, fmt.Errorf("%w: %w", errDamaged, ErrDigest)
+	}
+	return sums, nil
+}
+
+// loadPartial opens a partial blob and checks the chunks that its state claims
+// to be in. If these turn out to be all, the blob is whole when it returns, or
+// was dropped and is empty.
+func (c *Cache) loadPartial(d proto.Digest, size int64) (*Blob, error) {
+	raw, err := readSide(c.layout.state(d))
+	if err != nil {
+		return nil, fmt.Errorf("open partial blob %s: %w", d, damagedIfAbsent(err))
+	}
+	known, claimed, sums, err := parseState(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	if size != anySize && size != known {
+		return nil, fmt.Errorf("%w: it is of %d bytes and now said to have %d", errDamaged, known, size)
+	}
+	b := newBlob(c, proto.Blob{Digest: d, Size: known})
+	f := b.fill
+	if f.data, err = os.OpenFile(b.path, os.O_RDWR, 0); err != nil {
+		return nil, fmt.Errorf("open partial blob %s: %w", d, damagedIfAbsent(err))
+	}
+	f.state, err = os.OpenFile(c.layout.state(d), os.O_RDWR, 0)
+	if err == nil {
+		err = trim(f.data, known)
+	}
+	if err == nil {
+		err = b.resume(f, claimed, sums)
+	}
+	if err != nil {
+		f.close()
+		return nil, fmt.Errorf("open partial blob %s: %w", d, err)
+	}
+	return b, nil
+}
+
+func damagedIfAbsent(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	return err
+}
+
+// trim cuts off what a file has beyond size: it would be in the whole file.
+func trim(f *os.File, size int64) error {
+	info, err := f.Stat()
+	if err == nil && info.Size() > size {
+		err = f.Truncate(size)
+	}
+	return err
+}
+
+// maxCheckers bounds how many chunks of one blob are checked at a time: more
+// would take the disk and the processors from pulls that are running.
+const maxCheckers = 4
+
+// resume counts the claimed chunks that have their sum as in, as if they had
+// just been Put. The error is the cache's being closed.
+func (b *Blob) resume(f *fill, claimed proto.Set, sums []proto.Sum) error {
+	var todo []int
+	for i := claimed.Next(0); i >= 0; i = claimed.Next(i + 1) {
+		todo = append(todo, i)
+	}
+	var (
+		next   atomic.Int64
+		closed atomic.Bool
+		wg     sync.WaitGroup
+	)
+	for range min(maxCheckers, runtime.GOMAXPROCS(0), len(todo)) {
+		wg.Go(func() {
+			h := blake3.New()
+			for k := int(next.Add(1)) - 1; k < len(todo); k = int(next.Add(1)) - 1 {
+				if err := b.recheck(f, todo[k], sums[todo[k]], h); err != nil {
+					closed.Store(true)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if closed.Load() {
+		return ErrClosed
+	}
+	return nil
+}
+
+// recheck counts a chunk that is on the disk as in if it has its sum.
+func (b *Blob) recheck(f *fill, i int, want proto.Sum, h *blake3.Hasher) error {
+	h.Reset()
+	err := b.feed(f.data, i, h)
+	if errors.Is(err, ErrClosed) {
+		return err
+	}
+	var sum proto.Sum
+	h.Sum(sum[:0])
+	if err != nil || sum != want {
+		b.cache.metrics.corrupt.Inc()
+		b.cache.log.Info("chunk on the disk is dropped", "digest", b.blob.Digest.String(), "chunk", i, "error", err)
+		return nil
+	}
+	b.mu.Lock()
+	b.arrived(f, i, sum)
+	b.mu.Unlock()
+	err = b.advance(f, -1, nil)
+	if err != nil && !errors.Is(err, ErrClosed) {
+		b.cache.log.Warn("partial blob could not be completed", "digest", b.blob.Digest.String(), "error", err)
+		return nil
+	}
+	return err
+}
+
+// feedBuffer is the piece, in bytes, in which chunks are read to be hashed:
+// small enough to stay in the processor's cache between the two.
+const feedBuffer = 256 << 10
+
+// feed reads chunk i of b from data and writes it to w, a hash.
+func (b *Blob) feed(data *os.File, i int, w io.Writer) error {
+	select {
+	case <-b.cache.closing:
+		return ErrClosed
+	default:
+	}
+	buf, ok := b.cache.buffers.Get().(*[feedBuffer]byte)
+	if !ok {
+		buf = new([feedBuffer]byte)
+	}
+	defer b.cache.buffers.Put(buf)
+	chunk := b.blob.Chunk(i)
+	for off, end := chunk.Offset, chunk.Offset+chunk.Size; off < end; {
+		n, err := data.ReadAt(buf[:min(int64(len(buf)), end-off)], off)
+		w.Write(buf[:n])
+		off += int64(n)
+		if err != nil && off < end {
+			return fmt.Errorf("read chunk %d: %w", i, err)
+		}
+	}
+	return nil
+}
