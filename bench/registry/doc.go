@@ -1,0 +1,29 @@
+// Package registry is the origin of tests, demonstrations and benchmarks: a
+// real distribution v3 registry behind a handler that counts what leaves,
+// limits its rate, cuts, stalls, fails, redirects and asks for a login, as
+// SetFaults says.
+//
+// # Why
+//
+// What Shoal promises about an origin is counted here and nowhere else: "each
+// chunk leaves the origin once" is Copies, which knows for every byte of every
+// blob how often it was written to a connection. A byte is counted just before
+// it is written, so a client that has it always finds it counted.
+//
+// The faults are in front of a real registry instead of a fake one, so that
+// its headers, its Range and its push API are those of the field. They are
+// switched at run time: a test pushes without faults and then sets them.
+// Tokens are opaque and kept in a map, unlike distribution's signed ones: to a
+// client they look the same, and they can be revoked.
+//
+// A cut is clean, a FIN after exactly so many bytes, because that is what
+// clients can resume from; a reset may take bytes with it that were counted.
+//
+// The library logs through logrus' process-wide logger and offers no other
+// way, so New silences that one. It also starts one goroutine that nothing
+// ends; LeakedGoroutine names it for leak checks.
+//
+// Content is in files even where it is temporary. The library's in-memory driver
+// copies a blob anew with each 32 KiB that is pushed: a 64 MiB layer took 20.6 s
+// against 0.7 s here. It also keeps the clouds' drivers out of the program.
+package registry
