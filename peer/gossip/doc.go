@@ -1,0 +1,2 @@
+// Package gossip is being written.
+package gossip

@@ -1,0 +1,642 @@
+package gossip
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+	"go.uber.org/goleak"
+
+	"github.com/shoal-project/shoal/proto"
+)
+
+// patience bounds every wait of these tests. It is never reached unless
+// something is wrong.
+const patience = 30 * time.Second
+
+func TestMain(m *testing.M) {
+	if os.Getenv(childEnv) != "" {
+		child()
+		return
+	}
+	// More tests run at once than there are CPUs: they mostly wait.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+var secret = []byte("the cluster secret of the tests")
+
+// logs is a log that tests can wait on.
+type logs struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+	more chan struct{}
+}
+
+func newLogs() *logs { return &logs{more: make(chan struct{})} }
+
+func (l *logs) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	close(l.more)
+	l.more = make(chan struct{})
+	return l.text.Write(p)
+}
+
+func (l *logs) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+func (l *logs) await(t *testing.T, words string) {
+	t.Helper()
+	timeout := time.After(patience)
+	for {
+		l.mu.Lock()
+		found, more := strings.Contains(l.text.String(), words), l.more
+		l.mu.Unlock()
+		if found {
+			return
+		}
+		select {
+		case <-more:
+		case <-timeout:
+			t.Fatalf("the log never said %q:\n%s", words, l)
+		}
+	}
+}
+
+// member is a Gossip that runs.
+type member struct {
+	*Gossip
+	log  *logs
+	stop context.CancelFunc
+	done chan struct{}
+	err  error // of Run, once done
+}
+
+// newMember makes a Gossip for a test. Only Join, Secret and Listen of cfg
+// need to be set.
+func newMember(t *testing.T, id string, cfg Config) *member {
+	t.Helper()
+	m := &member{log: newLogs(), done: make(chan struct{})}
+	if cfg.Listen == "" {
+		cfg.Listen = "127.0.0.1:0"
+	}
+	if cfg.Secret == nil {
+		cfg.Secret = secret
+	}
+	if cfg.Self.ID == "" {
+		cfg.Self = self(id)
+	}
+	cfg.Log = slog.New(slog.NewTextHandler(m.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	var err error
+	if m.Gossip, err = New(cfg); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// quick gives m the timers for a network, with which a death is noticed
+// sooner than with those for one machine.
+func (m *member) quick() *member {
+	c := tuned(false)
+	m.config.ProbeInterval, m.config.ProbeTimeout, m.config.SuspicionMult = c.ProbeInterval, c.ProbeTimeout, c.SuspicionMult
+	return m
+}
+
+func self(id string) proto.Member {
+	return proto.Member{ID: id, Name: "name-of-" + id, Zone: "eu/berlin", Roles: proto.RoleDaemon, Addr: "127.0.0.1:7051"}
+}
+
+// run runs m until the test ends or m.stop is called.
+func (m *member) run(t *testing.T) *member {
+	ctx, cancel := context.WithCancel(context.Background())
+	m.stop = cancel
+	go func() {
+		defer close(m.done)
+		m.err = m.Run(ctx)
+	}()
+	t.Cleanup(func() { m.end(t) })
+	return m
+}
+
+// end stops m and waits.
+func (m *member) end(t *testing.T) {
+	m.stop()
+	select {
+	case <-m.done:
+	case <-time.After(patience):
+		t.Error("Run did not end")
+	}
+}
+
+// awaitIDs waits until m sees the members with the given IDs and no other.
+func (m *member) awaitIDs(t *testing.T, ids ...string) []proto.Member {
+	t.Helper()
+	timeout := time.After(patience)
+	for {
+		select {
+		case view := <-m.Watch():
+			if sameIDs(view, ids) {
+				return view
+			}
+		case <-timeout:
+			t.Fatalf("%s sees %v, want %v\n%s", m.self.ID, m.Members(), ids, m.log)
+		}
+	}
+}
+
+func sameIDs(view []proto.Member, ids []string) bool {
+	if len(view) != len(ids) {
+		return false
+	}
+	for i, m := range view { // both are sorted
+		if m.ID != ids[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// ownIP returns an address of this machine that no other test uses, so that a
+// port which is closed there can be opened again.
+func ownIP() string {
+	return fmt.Sprintf("127.%d.%d.%d", 64+rand.N(128), rand.N(256), 1+rand.N(254))
+}
+
+const childEnv = "SHOAL_TEST_GOSSIP_CHILD"
+
+// child is a member in a process of its own: its arguments are in the
+// environment, its output is its address, and it lives until it is killed.
+func child() {
+	args := strings.Fields(os.Getenv(childEnv)) // ID, listen, join…
+	g, err := New(Config{Listen: args[1], Join: args[2:], Secret: secret, Self: self(args[0])})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Println(g.Addr())
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin) // the test has ended
+		cancel()
+	}()
+	if err := g.Run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// startChild starts a member in a process of its own. It returns its address
+// and what kills it.
+func startChild(t *testing.T, id, listen string, join ...string) (addr string, kill func()) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childEnv+"="+strings.Join(append([]string{id, listen}, join...), " "))
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var once sync.Once
+	kill = func() {
+		once.Do(func() {
+			_ = cmd.Process.Kill()
+			_ = in.Close()
+			_ = cmd.Wait()
+		})
+	}
+	t.Cleanup(kill)
+	if _, err := fmt.Fscanln(out, &addr); err != nil {
+		t.Fatal(err)
+	}
+	return addr, kill
+}
+
+func TestMembersSeeEachOther(t *testing.T) {
+	t.Parallel()
+	a := newMember(t, "a", Config{}).run(t)
+	b := newMember(t, "b", Config{Join: []string{a.Addr()}}).run(t)
+	c := newMember(t, "c", Config{Join: []string{a.Addr()}, Self: proto.Member{
+		ID: "c", Name: "sched", Roles: proto.RoleScheduler | proto.RoleDaemon, Addr: "[2001:db8::1]:7051"}}).run(t)
+	for _, m := range []*member{a, b, c} {
+		view := m.awaitIDs(t, "a", "b", "c")
+		if view[0] != self("a") || view[1] != self("b") || view[2] != c.self {
+			t.Errorf("%s sees %v", m.self.ID, view)
+		}
+	}
+}
+
+func TestLeaveIsNoticedAtOnce(t *testing.T) {
+	t.Parallel()
+	a := newMember(t, "a", Config{}).run(t)
+	b := newMember(t, "b", Config{Join: []string{a.Addr()}}).run(t)
+	c := newMember(t, "c", Config{Join: []string{a.Addr()}}).run(t)
+	for _, m := range []*member{a, b, c} {
+		m.awaitIDs(t, "a", "b", "c")
+	}
+	c.end(t)
+	if c.err != nil {
+		t.Errorf("Run = %v", c.err)
+	}
+	a.awaitIDs(t, "a", "b")
+	b.awaitIDs(t, "a", "b")
+	for _, m := range []*member{a, b} {
+		if strings.Contains(m.log.String(), "Suspect c") {
+			t.Errorf("%s found out by probing:\n%s", m.self.ID, m.log)
+		}
+	}
+}
+
+func TestLeaveBeforeTheEnd(t *testing.T) {
+	t.Parallel()
+	a := newMember(t, "a", Config{}).run(t)
+	b := newMember(t, "b", Config{Join: []string{a.Addr()}}).run(t)
+	a.awaitIDs(t, "a", "b")
+	b.awaitIDs(t, "a", "b")
+	for range 2 {
+		if err := b.Leave(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	a.awaitIDs(t, "a")
+	b.end(t)
+	if b.err != nil {
+		t.Errorf("Run = %v", b.err)
+	}
+}
+
+func TestDeathIsNoticed(t *testing.T) {
+	t.Parallel()
+	a := newMember(t, "a", Config{}).quick().run(t)
+	b := newMember(t, "b", Config{Join: []string{a.Addr()}}).quick().run(t)
+	_, kill := startChild(t, "c", "127.0.0.1:0", a.Addr())
+	a.awaitIDs(t, "a", "b", "c")
+	b.awaitIDs(t, "a", "b", "c")
+	killed := time.Now()
+	kill()
+	a.awaitIDs(t, "a", "b")
+	b.awaitIDs(t, "a", "b")
+	t.Logf("noticed by both after %v", time.Since(killed))
+}
+
+func TestRestartWithTheSameIdentity(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ name, listen, again string }{
+		{"same address", ownIP() + ":0", ""},
+		{"another address", "127.0.0.1:0", "127.0.0.1:0"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			a := newMember(t, "a", Config{}).quick().run(t)
+			addr, kill := startChild(t, "b", tc.listen, a.Addr())
+			a.awaitIDs(t, "a", "b")
+			kill()
+			if tc.again != "" {
+				addr = tc.again
+			}
+			b := newMember(t, "b", Config{Listen: addr, Join: []string{a.Addr()},
+				Self: proto.Member{ID: "b", Name: "reborn", Addr: "127.0.0.1:1"}}).run(t)
+			timeout := time.After(patience)
+			for {
+				select {
+				case view := <-a.Watch():
+					if len(view) == 2 && view[1] == b.self {
+						return
+					}
+				case <-timeout:
+					t.Fatalf("a sees %v\n%s\nb:\n%s", a.Members(), a.log, b.log)
+				}
+			}
+		})
+	}
+}
+
+func TestOneIdentityAtTwoAddresses(t *testing.T) {
+	t.Parallel()
+	a := newMember(t, "a", Config{}).run(t)
+	first := newMember(t, "b", Config{Join: []string{a.Addr()}}).run(t)
+	a.awaitIDs(t, "a", "b")
+	copied := newMember(t, "b", Config{Join: []string{a.Addr()},
+		Self: proto.Member{ID: "b", Name: "copy", Addr: "127.0.0.1:1"}}).run(t)
+	a.log.await(t, "one identity is at two addresses")
+	copied.log.await(t, "one identity is at two addresses")
+	if view := a.Members(); len(view) != 2 || view[1] != first.self {
+		t.Errorf("a sees %v, want the first b", view)
+	}
+}
+
+func TestTwoNodesOfOneName(t *testing.T) {
+	t.Parallel()
+	a := newMember(t, "a", Config{}).run(t)
+	same := func(id string) Config {
+		return Config{Join: []string{a.Addr()}, Self: proto.Member{ID: id, Name: "node", Addr: "127.0.0.1:1"}}
+	}
+	b := newMember(t, "b", same("b")).run(t)
+	c := newMember(t, "c", same("c")).run(t)
+	for _, m := range []*member{a, b, c} {
+		m.awaitIDs(t, "a", "b", "c")
+	}
+}
+
+func TestWrongSecret(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name          string
+		theirs, ours  []byte
+		tellsTheFleet bool
+	}{
+		{"another", secret, []byte("not the cluster secret at all"), true},
+		{"none here", secret, []byte{}, false},
+		{"none there", []byte{}, secret, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			a := newMember(t, "a", Config{Secret: tc.theirs}).run(t)
+			c := newMember(t, "c", Config{Secret: tc.theirs, Join: []string{a.Addr()}}).run(t)
+			a.awaitIDs(t, "a", "c")
+			b := newMember(t, "b", Config{Secret: tc.ours, Join: []string{a.Addr(), c.Addr()}}).run(t)
+			select {
+			case <-b.done:
+			case <-time.After(patience):
+				t.Fatalf("Run goes on:\n%s", b.log)
+			}
+			if !errors.Is(b.err, ErrSecret) || !strings.Contains(b.err.Error(), "gossip.secretFile") ||
+				!strings.Contains(b.err.Error(), a.Addr()) || !strings.Contains(b.err.Error(), c.Addr()) {
+				t.Errorf("Run = %v, want ErrSecret that says what to compare and who refused", b.err)
+			}
+			if tc.tellsTheFleet {
+				a.log.await(t, "somebody with another cluster secret knocks")
+			}
+			if !sameIDs(a.Members(), []string{"a", "c"}) {
+				t.Errorf("a sees %v", a.Members())
+			}
+		})
+	}
+}
+
+func TestWrongSecretAtOneOfTwo(t *testing.T) {
+	t.Parallel()
+	other := newMember(t, "x", Config{Secret: []byte("another fleet, another secret")}).run(t)
+	a := newMember(t, "a", Config{}).run(t)
+	b := newMember(t, "b", Config{Join: []string{other.Addr(), a.Addr()}}).run(t)
+	b.awaitIDs(t, "a", "b")
+
+	ip := ownIP()
+	c := newMember(t, "c", Config{Join: []string{other.Addr(), ip + ":7052"}}).run(t)
+	c.log.await(t, "working alone")
+	select {
+	case <-c.done:
+		t.Errorf("Run = %v, though one address has not answered", c.err)
+	default:
+	}
+}
+
+func TestJoinTargetStartsLate(t *testing.T) {
+	t.Parallel()
+	probe := newMember(t, "b", Config{Listen: ownIP() + ":0"})
+	addr := probe.Addr()
+	if err := probe.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a := newMember(t, "a", Config{Join: []string{addr}}).run(t)
+	a.log.await(t, "working alone")
+	b := newMember(t, "b", Config{Listen: addr}).run(t)
+	a.awaitIDs(t, "a", "b")
+	b.awaitIDs(t, "a", "b")
+	if n := strings.Count(a.log.String(), "working alone"); n != 1 {
+		t.Errorf("said %d times that it works alone, want once", n)
+	}
+}
+
+func TestRejoinsWhenAlone(t *testing.T) {
+	t.Parallel()
+	addr, kill := startChild(t, "b", ownIP()+":0")
+	a := newMember(t, "a", Config{Join: []string{addr}}).quick().run(t)
+	a.awaitIDs(t, "a", "b")
+	kill()
+	a.awaitIDs(t, "a")
+	a.log.await(t, "working alone")
+	newMember(t, "c", Config{Listen: addr}).run(t)
+	a.awaitIDs(t, "a", "c")
+}
+
+// Two parts of a fleet that have forgotten each other are joined again by the
+// member that has an address in the other part, though it is not alone.
+func TestHealsInCompany(t *testing.T) {
+	t.Parallel()
+	probe := newMember(t, "x", Config{Listen: ownIP() + ":0"})
+	addr := probe.Addr()
+	if err := probe.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a := newMember(t, "a", Config{})
+	a.join, a.heal = []hostPort{probe.hostPort()}, 100*time.Millisecond
+	a.run(t)
+	b := newMember(t, "b", Config{Join: []string{a.Addr()}}).run(t)
+	a.awaitIDs(t, "a", "b")
+	newMember(t, "c", Config{Listen: addr}).run(t)
+	b.awaitIDs(t, "a", "b", "c")
+}
+
+func (m *member) hostPort() hostPort {
+	hp, err := parseJoin([]string{m.Addr()})
+	if err != nil {
+		panic(err)
+	}
+	return hp[0]
+}
+
+func TestOwnAddressAmongTheJoinAddresses(t *testing.T) {
+	t.Parallel()
+	a := newMember(t, "a", Config{Listen: ownIP() + ":0"})
+	a.join = []hostPort{a.hostPort()}
+	a.run(t)
+	a.log.await(t, "in the fleet")
+	b := newMember(t, "b", Config{Listen: ownIP() + ":0"})
+	b.join = []hostPort{a.hostPort(), b.hostPort()}
+	b.run(t)
+	b.awaitIDs(t, "a", "b")
+}
+
+func TestMetadataThatCantBeRead(t *testing.T) {
+	t.Parallel()
+	a := newMember(t, "a", Config{}).run(t)
+	key, err := deriveKey(secret, "", a.advertise)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := memberlist.DefaultLocalConfig()
+	cfg.Name, cfg.BindAddr, cfg.BindPort, cfg.SecretKey, cfg.LogOutput = "bad", "127.0.0.1", 0, key, io.Discard
+	list, err := memberlist.Create(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer list.Shutdown()
+	if _, err := list.Join([]string{a.Addr()}); err != nil {
+		t.Fatal(err)
+	}
+	a.log.await(t, "a member is left out")
+	newMember(t, "b", Config{Join: []string{a.Addr()}}).run(t)
+	a.awaitIDs(t, "a", "b")
+}
+
+// Nobody reads Watch while members come and go: memberlist is not held up, and
+// what is read in the end is the latest view.
+func TestWatchHoldsTheLatestView(t *testing.T) {
+	t.Parallel()
+	a := newMember(t, "a", Config{}).run(t)
+	for i := range 50 {
+		m := self(fmt.Sprintf("m%02d", i))
+		a.set(m.ID, &m)
+		if i%2 == 0 {
+			a.set(m.ID, nil)
+		}
+	}
+	var want []string
+	for _, m := range a.Members() {
+		want = append(want, m.ID)
+	}
+	if len(want) != 26 {
+		t.Fatalf("%d members, want 26", len(want))
+	}
+	a.awaitIDs(t, want...)
+}
+
+// Connections that say nothing take no place from a member that wants to join.
+func TestSilentConnections(t *testing.T) {
+	t.Parallel()
+	a := newMember(t, "a", Config{}).run(t)
+	var silent []net.Conn
+	defer func() {
+		for _, c := range silent {
+			_ = c.Close()
+		}
+	}()
+	for range 2 * maxInbound {
+		c, err := net.Dial("tcp", a.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		silent = append(silent, c)
+	}
+	b := newMember(t, "b", Config{Join: []string{a.Addr()}}).run(t)
+	b.awaitIDs(t, "a", "b")
+	if strings.Contains(b.log.String(), "working alone") {
+		t.Errorf("the first attempt failed:\n%s", b.log)
+	}
+}
+
+func TestBytesOfStrangersAreBounded(t *testing.T) {
+	t.Parallel()
+	a := newMember(t, "a", Config{}).run(t)
+	c, err := net.Dial("tcp", a.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	a.transport.unread.Add(maxUnread + 1)
+	_, _ = c.Write([]byte{10, 0, 255, 255, 255, 1, 2, 3}) // encrypted, 16 MiB to come
+	a.log.await(t, errTooMuch.Error())
+}
+
+func TestConfigErrors(t *testing.T) {
+	t.Parallel()
+	taken := newMember(t, "t", Config{})
+	defer taken.Close()
+	ok := Config{Listen: "127.0.0.1:0", Secret: secret, Self: self("a")}
+	for _, tc := range []struct {
+		name  string
+		spoil func(*Config)
+		want  string
+	}{
+		{"no secret", func(c *Config) { c.Secret = nil; c.Listen = ":0" }, "set gossip.secretFile, or listen on 127.0.0.1"},
+		{"no port", func(c *Config) { c.Join = []string{"10.0.0.2"} }, `gossip.join: "10.0.0.2" is not host:port`},
+		{"port 0", func(c *Config) { c.Join = []string{"10.0.0.2:0"} }, "gossip.join"},
+		{"no host", func(c *Config) { c.Join = []string{":7052"} }, "gossip.join"},
+		{"listen", func(c *Config) { c.Listen = "127.0.0.1" }, "gossip.listen"},
+		{"not ours", func(c *Config) { c.Listen = "192.0.2.1:0" }, "gossip.listen"},
+		{"port in use", func(c *Config) { c.Listen = taken.Addr() }, "is in use"},
+		{"long name", func(c *Config) { c.Self.Name = strings.Repeat("x", 256) }, "the member's name"},
+		{"long in all", func(c *Config) {
+			c.Self.Name, c.Self.Zone, c.Self.Addr = strings.Repeat("x", 255), strings.Repeat("x", 240), "10.0.0.1:7051"
+		}, "507 at most"},
+		{"no ID", func(c *Config) { c.Self.ID = "" }, "no ID"},
+		{"no address", func(c *Config) { c.Self.Addr = "" }, "no address"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			cfg := ok
+			tc.spoil(&cfg)
+			g, err := New(cfg)
+			if err == nil {
+				_ = g.Close()
+			}
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("New = %v, want %q", err, tc.want)
+			}
+		})
+	}
+}
+
+func TestAddr(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ listen, advertise, want string }{
+		{"127.0.0.1:0", "", "127.0.0.1"},
+		{"127.0.0.1:0", "127.1.2.3", "127.1.2.3"},
+		{":0", "", "127.0.0.1"},
+		{":0", "10.1.2.3", "10.1.2.3"},
+		{"0.0.0.0:0", "localhost", "127.0.0.1"},
+		{"[::1]:0", "", "::1"},
+	} {
+		m := newMember(t, "a", Config{Listen: tc.listen, Advertise: tc.advertise})
+		host, port, err := net.SplitHostPort(m.Addr())
+		if err != nil || host != tc.want && host != "::1" || port == "0" {
+			t.Errorf("listening on %s, advertising %q: address %s", tc.listen, tc.advertise, m.Addr())
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A connection that came before Close is not in its way.
+func TestCloseWithoutRun(t *testing.T) {
+	t.Parallel()
+	m := newMember(t, "a", Config{})
+	c, err := net.Dial("tcp", m.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := m.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := m.Run(t.Context()); err == nil {
+		t.Error("Run after Close is no error")
+	}
+}

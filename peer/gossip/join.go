@@ -1,0 +1,219 @@
+package gossip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+const (
+	// Between attempts to join, firstRetry doubles up to lastRetry.
+	firstRetry = 250 * time.Millisecond
+	lastRetry  = 15 * time.Second
+	// disputedRetry is the longest pause while others know this member's
+	// identity at another address, where it was before a restart and is about
+	// to be found dead.
+	disputedRetry = 2 * time.Second
+	// healEvery is how often a member that is in company looks for join
+	// addresses that are not, so that two halves of a fleet that were parted
+	// for long find each other again. memberlist forgets the dead.
+	healEvery = time.Minute
+	// joinAtOnce bounds the addresses that one attempt contacts, at the same
+	// time. One that answers is enough, since it knows all the others.
+	joinAtOnce = 8
+)
+
+// A standing is how this member stands with the join addresses.
+type standing uint8
+
+const (
+	standingNew     standing = iota
+	standingJoined           // others are there
+	standingAlone            // nobody can be reached
+	standingRefused          // all that can be reached refuse our secret
+)
+
+// keepJoined joins, and joins again when everybody else is gone, until ctx
+// ends. It returns ErrSecret if the first join was refused by all.
+func (g *Gossip) keepJoined(ctx context.Context, list *memberlist.Memberlist) error {
+	if len(g.join) == 0 {
+		<-ctx.Done()
+		return nil
+	}
+	var stood standing
+	joined := false // ever
+	retry := firstRetry
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-g.lonely:
+			retry = firstRetry
+		case <-timer.C:
+		}
+		disputed := g.disputed.Swap(false)
+		errs, refused := g.attempt(ctx, list, disputed)
+		if ctx.Err() != nil {
+			return nil
+		}
+		now := g.standing(errs, refused)
+		joined = joined || now == standingJoined
+		if now == standingRefused && !joined {
+			return fmt.Errorf("gossip: %w: %w", ErrSecret, errors.Join(errs...))
+		}
+		if now != stood {
+			g.report(now, errs)
+			stood = now
+		}
+		pause := g.heal
+		switch {
+		case g.disputed.Load():
+			pause = min(retry, disputedRetry)
+			retry = min(2*retry, lastRetry)
+		case now != standingJoined:
+			pause = retry
+			retry = min(2*retry, lastRetry)
+		default:
+			retry = firstRetry
+		}
+		timer.Reset(pause - rand.N(pause/4))
+	}
+}
+
+// standing judges the outcome of an attempt.
+func (g *Gossip) standing(errs []error, refused int) standing {
+	switch {
+	case g.company() || len(errs) == 0:
+		// Without an error and without company, all join addresses are our
+		// own: this is the first member of the fleet.
+		return standingJoined
+	case refused == len(errs):
+		return standingRefused
+	}
+	return standingAlone
+}
+
+// report logs a change.
+func (g *Gossip) report(now standing, errs []error) {
+	switch now {
+	case standingJoined:
+		g.log.Info("in the fleet", "members", len(g.Members()))
+	case standingAlone:
+		g.log.Warn("no join address can be reached: working alone until one can", "error", errors.Join(errs...))
+	case standingRefused:
+		g.log.Error(ErrSecret.Error(), "error", errors.Join(errs...))
+	}
+}
+
+// attempt contacts the join addresses that are not live members, or all of
+// them if all is true. It returns an error for each address that could not be
+// looked up or joined, and how many of them refused our secret.
+func (g *Gossip) attempt(ctx context.Context, list *memberlist.Memberlist, all bool) (errs []error, refused int) {
+	live := make(map[netip.AddrPort]bool)
+	if !all {
+		for _, n := range list.Members() {
+			if ip, ok := netip.AddrFromSlice(n.Addr); ok {
+				live[netip.AddrPortFrom(ip.Unmap(), n.Port)] = true
+			}
+		}
+	}
+	targets, errs := g.targets(ctx)
+	rand.Shuffle(len(targets), func(i, j int) { targets[i], targets[j] = targets[j], targets[i] })
+	var mu sync.Mutex
+	var joining sync.WaitGroup
+	contacted := 0
+	for _, target := range targets {
+		if live[target] || contacted == joinAtOnce {
+			continue
+		}
+		contacted++
+		joining.Go(func() {
+			_, err := list.Join([]string{target.String()})
+			if err == nil {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, joinError(target, err))
+			if refusesSecret(err) {
+				refused++
+			}
+		})
+	}
+	joining.Wait()
+	return errs, refused
+}
+
+// targets looks the join addresses up. This member's own may be among them, so
+// that one configuration can be used for all: it is a live member's like any
+// other.
+func (g *Gossip) targets(ctx context.Context) (targets []netip.AddrPort, errs []error) {
+	seen := make(map[netip.AddrPort]bool)
+	for _, j := range g.join {
+		ips, err := lookup(ctx, j.host)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", net.JoinHostPort(j.host, fmt.Sprint(j.port)), err))
+			continue
+		}
+		for _, ip := range ips {
+			target := netip.AddrPortFrom(ip, j.port)
+			if !seen[target] {
+				targets = append(targets, target)
+			}
+			seen[target] = true
+		}
+	}
+	return targets, errs
+}
+
+// lookup returns the IP addresses of host.
+func lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{ip.Unmap()}, nil
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	for i := range ips {
+		ips[i] = ips[i].Unmap()
+	}
+	return ips, err
+}
+
+// joinError gives memberlist's report on one address as one line.
+func joinError(target netip.AddrPort, err error) error {
+	if refusesSecret(err) {
+		return fmt.Errorf("%s answers, and refuses our secret", target)
+	}
+	text := strings.TrimSpace(err.Error())
+	if _, after, ok := strings.Cut(text, fmt.Sprintf("failed to join %s: ", target)); ok {
+		text = after
+	}
+	return fmt.Errorf("%s: %s", target, text)
+}
+
+// refusesSecret reports whether err, of memberlist's Join, says that the other
+// end answered but has another secret, or none, or that we have none. The
+// other end tells us so in a message of its own kind, which we can't read
+// either; memberlist has no error values for it, and a test holds its words.
+func refusesSecret(err error) bool {
+	text := err.Error()
+	for _, words := range []string{
+		refusedKey, // both have one
+		"remote state is encrypted and encryption is not configured", // only they have
+		"encryption is configured but remote state is not encrypted", // only we have
+	} {
+		if strings.Contains(text, words) {
+			return true
+		}
+	}
+	return false
+}
