@@ -1,0 +1,227 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/shoal-project/shoal/daemon/origin"
+	"github.com/shoal-project/shoal/daemon/policy"
+	"github.com/shoal-project/shoal/daemon/pull"
+)
+
+// How long a client waits for the headers of a response. See doc.go.
+const (
+	// answerWithin bounds the wait for what must be there before an answer:
+	// the origin's word that something exists, and a manifest as a whole.
+	answerWithin = 15 * time.Second
+	// firstByteWithin bounds the wait for the first bytes of a blob. After it
+	// the headers are sent and the bytes follow when they come.
+	firstByteWithin = 5 * time.Second
+)
+
+// Config is what a Handler needs. Gate, Puller and Origin must be set.
+type Config struct {
+	Gate   *policy.Gate
+	Puller *pull.Puller
+	Origin *origin.Client
+	// Default is the upstream of requests that name none, such as "docker.io".
+	// Empty: they are refused.
+	Default string
+	// Prefetch starts the config and the layers of a manifest when it is
+	// served.
+	Prefetch bool
+	// Log gets a line at debug level per request, and one at warning level per
+	// request that this node failed. Nil is silent.
+	Log *slog.Logger
+	// Registry gets the metrics. Nil counts without registering.
+	Registry prometheus.Registerer
+}
+
+// A Handler is the mirror.
+type Handler struct {
+	// immutable
+	gate      *policy.Gate
+	puller    *pull.Puller
+	origin    *origin.Client
+	def       string
+	prefetch  bool
+	log       *slog.Logger
+	metrics   *metrics
+	answer    time.Duration // answerWithin
+	firstByte time.Duration // firstByteWithin
+
+	draining atomic.Bool
+}
+
+// New returns a Handler. It panics if Registry has a mirror's metrics already.
+func New(cfg Config) *Handler {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Handler{
+		gate:      cfg.Gate,
+		puller:    cfg.Puller,
+		origin:    cfg.Origin,
+		def:       strings.ToLower(cfg.Default),
+		prefetch:  cfg.Prefetch,
+		log:       cfg.Log,
+		metrics:   newMetrics(cfg.Registry),
+		answer:    answerWithin,
+		firstByte: firstByteWithin,
+	}
+}
+
+// Drain makes the handler refuse new pulls: from now on a ping, a manifest and
+// a list get 503 UNAVAILABLE and the connection is closed after it. Blobs are
+// still served, since whoever asks for one has its manifest and may have no
+// way back. It returns at once.
+func (h *Handler) Drain() { h.draining.Store(true) }
+
+// Server returns a server for the handler with the limits that suit it. The
+// caller gives it a listener and shuts it down.
+func (h *Handler) Server() *http.Server {
+	return &http.Server{
+		Handler: h,
+		// A client on the same machine sends its few hundred bytes at once.
+		ReadHeaderTimeout: 10 * time.Second,
+		// containerd keeps connections for 30 s, others for 90 s: let the
+		// client close them, so that none is closed under a request.
+		IdleTimeout: 2 * time.Minute,
+		// References, ranges and a token fit in a tenth of it.
+		MaxHeaderBytes: 64 << 10,
+		// No WriteTimeout: a layer may arrive over a thin link for hours. No
+		// ReadTimeout: its deadline would end the context of such a request.
+		ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// bodyWithin bounds how long the server reads the body of a request, which
+// nobody wants, before it gives the connection up.
+const bodyWithin = 10 * time.Second
+
+// A visit is one request and what became of it, for the log and the metrics.
+type visit struct {
+	request
+	start time.Time
+	from  string // fromDisk or fromPull, of a body of content
+	cut   bool   // the response ended before its Content-Length
+}
+
+// ServeHTTP answers one request.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	v := &visit{request: request{kind: kindOther}, start: time.Now()}
+	out := &response{ResponseWriter: w}
+	if r.ContentLength != 0 {
+		_ = http.NewResponseController(w).SetReadDeadline(v.start.Add(bodyWithin)) // not supported: no connection to protect
+	}
+	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	err := h.serve(out, r, v)
+	content := out.bytes
+	if err != nil && out.status == 0 {
+		writeError(out, v.request, err)
+		content = 0
+	}
+	h.account(out, r, v, content, err)
+}
+
+// serve answers the request, or returns why not. If something was sent by then
+// the response is cut short: net/http closes the connection of a handler that
+// returns before its Content-Length.
+func (h *Handler) serve(w *response, r *http.Request, v *visit) error {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		return fail(http.StatusMethodNotAllowed, codeUnsupported,
+			"%.20s is not possible: a mirror is read only, push to the registry itself", r.Method)
+	}
+	var err error
+	v.request, err = parseRequest(r.URL.Path, r.URL.RawQuery, h.def, h.origin.Knows)
+	if err != nil {
+		return err
+	}
+	if h.draining.Load() {
+		if v.kind != kindBlob {
+			return errDraining
+		}
+		w.Header().Set("Connection", "close")
+	}
+	switch v.kind {
+	case kindPing:
+		return h.ping(w)
+	case kindManifest:
+		err = h.manifest(w, r, v)
+	case kindBlob:
+		err = h.blob(w, r, v)
+	default:
+		err = h.pass(w, r, v)
+	}
+	if errors.Is(err, context.DeadlineExceeded) && w.status == 0 {
+		err = fmt.Errorf("nothing came within %s, which is as long as clients wait: %w", h.answer, err)
+	}
+	return err
+}
+
+func (h *Handler) ping(w *response) error {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("Content-Length", "2")
+	_, _ = w.Write([]byte("{}"))
+	return nil
+}
+
+// statusGone is what the metrics say of a request whose client went away before
+// there was an answer. nginx uses the same number.
+const statusGone = 499
+
+// account counts the request and logs it.
+func (h *Handler) account(w *response, r *http.Request, v *visit, content int64, err error) {
+	gone := r.Context().Err() != nil
+	code := w.status
+	if gone && code >= http.StatusInternalServerError {
+		code = statusGone
+	}
+	h.metrics.requests.WithLabelValues(string(v.kind), strconv.Itoa(code)).Inc()
+	if v.from != "" && content > 0 {
+		h.metrics.bytes.WithLabelValues(v.from).Add(float64(content))
+		if v.from == fromDisk {
+			h.metrics.disk.Add(content)
+		}
+	}
+	level, text := slog.LevelDebug, "request"
+	switch {
+	case v.cut && !gone:
+		level, text = slog.LevelWarn, "response cut short"
+	case w.status >= http.StatusInternalServerError && !errors.Is(err, errDraining) && !gone:
+		level, text = slog.LevelWarn, "request failed"
+	}
+	if !h.log.Enabled(r.Context(), level) {
+		return
+	}
+	attrs := []slog.Attr{
+		slog.String("method", r.Method),
+		slog.String("kind", string(v.kind)),
+		slog.String("upstream", v.ref.Upstream),
+		slog.String("repository", v.ref.Repository),
+		slog.String("reference", v.reference()),
+		slog.Int("status", w.status),
+		slog.Int64("bytes", w.bytes),
+		slog.String("from", v.from),
+		slog.Duration("duration", time.Since(v.start)),
+		slog.String("client", r.RemoteAddr),
+	}
+	if rng := r.Header.Get("Range"); rng != "" {
+		attrs = append(attrs, slog.String("range", fmt.Sprintf("%.80s", rng)))
+	}
+	if err != nil {
+		attrs = append(attrs, slog.Any("error", err))
+	}
+	h.log.LogAttrs(r.Context(), level, text, attrs...)
+}

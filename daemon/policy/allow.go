@@ -1,0 +1,57 @@
+package policy
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/shoal-project/shoal/daemon/origin"
+)
+
+// AllowRepositories returns the rule that of the upstream only repositories
+// that match a pattern are served. It says nothing about other upstreams. Their
+// names are compared without regard to case, as package origin does.
+//
+// A pattern is one of path.Match, whose * stays within a component of the
+// name, or such a pattern and /** for everything below it:
+//
+//	team/app    this repository
+//	team/*      all directly under team
+//	team/web-*  those whose name starts with web-
+//	team/**     all under team, however deep, but not team itself
+//	**          all
+//
+// The name of a docker.io repository with one component is library/name. No
+// pattern at all allows nothing, and neither does one that does not parse.
+func AllowRepositories(upstream string, patterns []string) Rule {
+	patterns = append([]string(nil), patterns...)
+	return func(_ context.Context, ref origin.Ref) error {
+		if !strings.EqualFold(ref.Upstream, upstream) {
+			return nil
+		}
+		for _, p := range patterns {
+			if matchRepository(p, ref.Repository) {
+				return nil
+			}
+		}
+		return fmt.Errorf("%w: this mirror may not serve repository %s of %s: add it to upstreams.%q.allow if it may",
+			ErrDenied, ref.Repository, upstream, upstream)
+	}
+}
+
+func matchRepository(pattern, name string) bool {
+	if pattern == "**" {
+		return true
+	}
+	if top, ok := strings.CutSuffix(pattern, "/**"); ok {
+		depth := strings.Count(top, "/") + 1
+		components := strings.Split(name, "/")
+		if len(components) <= depth {
+			return false
+		}
+		pattern, name = top, strings.Join(components[:depth], "/")
+	}
+	ok, err := path.Match(pattern, name)
+	return ok && err == nil
+}

@@ -1,0 +1,176 @@
+package policy
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/shoal-project/shoal/daemon/origin"
+	"github.com/shoal-project/shoal/proto"
+)
+
+// Media types of manifests: OCI image-spec, docker's schema 2 (distribution,
+// "Image Manifest V 2, Schema 2"), and the artifact manifest that was in the
+// release candidates of OCI 1.1.
+const (
+	typeOCIManifest    = "application/vnd.oci.image.manifest.v1+json"
+	typeOCIIndex       = "application/vnd.oci.image.index.v1+json"
+	typeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
+	typeDockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
+	typeOCIArtifact    = "application/vnd.oci.artifact.manifest.v1+json"
+)
+
+// maxMediaType bounds a media type in bytes: two names of RFC 6838, section
+// 4.2, of at most 127 characters each and the slash.
+const maxMediaType = 255
+
+// IsManifest reports whether mediaType is one of a manifest or an index, which
+// registries serve under /manifests/ and not under /blobs/.
+func IsManifest(mediaType string) bool {
+	switch essence(mediaType) {
+	case typeOCIManifest, typeOCIIndex, typeDockerManifest, typeDockerList, typeOCIArtifact:
+		return true
+	}
+	return false
+}
+
+// essence returns mediaType without its parameters.
+func essence(mediaType string) string {
+	s, _, _ := strings.Cut(mediaType, ";")
+	return strings.ToLower(strings.TrimSpace(s))
+}
+
+// Learn reads a manifest that the repository has and remembers what it names
+// as part of that repository. It returns, each digest once, the config and the
+// layers of an image in the order of its manifest, the blobs of an artifact,
+// or the manifests of an index. IsManifest tells the last ones apart. Layers
+// with URLs and non-distributable ones are left out, and so is the subject,
+// which nothing says is there.
+//
+// The manifest is not trusted. What can't be used is left out, and the error
+// says what and why; the rest is learned and returned along with the error. A
+// document of another kind has nothing to learn from and is no error.
+func (g *Gate) Learn(upstream, repository string, manifest []byte, mediaType string) ([]origin.Descriptor, error) {
+	ds, err := parseManifest(manifest, mediaType)
+	if len(ds) > 0 {
+		g.remember(upstream, repository, ds...)
+	}
+	return ds, err
+}
+
+// A document is any of the manifests.
+type document struct {
+	MediaType string       `json:"mediaType"`
+	Config    *descriptor  `json:"config"`
+	Layers    []descriptor `json:"layers"`
+	Blobs     []descriptor `json:"blobs"`
+	Manifests []descriptor `json:"manifests"`
+}
+
+// A descriptor is one of image-spec, descriptor.md.
+type descriptor struct {
+	MediaType string   `json:"mediaType"`
+	Digest    string   `json:"digest"`
+	Size      *int64   `json:"size"`
+	URLs      []string `json:"urls"`
+}
+
+// parseManifest returns what a manifest names, as Learn says.
+func parseManifest(data []byte, mediaType string) ([]origin.Descriptor, error) {
+	if len(data) > origin.MaxManifest {
+		return nil, fmt.Errorf("manifest: %w: %d bytes, at most %d are accepted", origin.ErrTooLarge, len(data), origin.MaxManifest)
+	}
+	var doc document
+	if err := json.Unmarshal(data, &doc); err != nil {
+		if !IsManifest(mediaType) {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("manifest of type %s: %w", essence(mediaType), err)
+	}
+	kind := essence(mediaType)
+	if !IsManifest(kind) {
+		kind = essence(doc.MediaType)
+	}
+	// A document that reads as an image and as an index means different things
+	// to different clients (CVE-2021-41190), so nothing is believed of it.
+	if len(doc.Manifests) > 0 && (doc.Config != nil || len(doc.Layers) > 0 || len(doc.Blobs) > 0) {
+		return nil, errors.New("manifest is an image and an index at once")
+	}
+	var l list
+	switch kind {
+	case typeOCIManifest, typeDockerManifest:
+		if doc.Config != nil {
+			l.add("config", 0, *doc.Config)
+		}
+		l.addAll("layers", doc.Layers)
+	case typeOCIArtifact:
+		l.addAll("blobs", doc.Blobs)
+	case typeOCIIndex, typeDockerList:
+		l.addAll("manifests", doc.Manifests)
+	}
+	return l.found, errors.Join(l.errs...)
+}
+
+// A list collects descriptors, each digest once.
+type list struct {
+	found []origin.Descriptor
+	sizes map[proto.Digest]int64
+	errs  []error
+}
+
+func (l *list) addAll(field string, ds []descriptor) {
+	for i, d := range ds {
+		l.add(field, i, d)
+	}
+}
+
+// maxComplaints bounds how much a hostile manifest can make a log line say.
+const maxComplaints = 8
+
+func (l *list) add(field string, i int, d descriptor) {
+	if len(d.URLs) > 0 || nonDistributable(d.MediaType) {
+		return
+	}
+	if err := l.take(d); err != nil && len(l.errs) < maxComplaints {
+		l.errs = append(l.errs, fmt.Errorf("manifest: %s[%d]: %w", field, i, err))
+	}
+}
+
+func (l *list) take(d descriptor) error {
+	digest, err := proto.ParseDigest(d.Digest)
+	if err != nil {
+		return err
+	}
+	if d.Size == nil {
+		return errors.New("no size")
+	}
+	if len(d.MediaType) > maxMediaType {
+		return fmt.Errorf("media type of %d bytes", len(d.MediaType))
+	}
+	blob := proto.Blob{Digest: digest, Size: *d.Size}
+	if err := blob.Validate(); err != nil {
+		return err
+	}
+	if size, ok := l.sizes[digest]; ok {
+		if size != blob.Size {
+			return fmt.Errorf("%s has a size of %d and of %d bytes", digest, size, blob.Size)
+		}
+		return nil
+	}
+	if l.sizes == nil {
+		l.sizes = make(map[proto.Digest]int64)
+	}
+	l.sizes[digest] = blob.Size
+	l.found = append(l.found, origin.Descriptor{Blob: blob, MediaType: d.MediaType})
+	return nil
+}
+
+// nonDistributable reports whether a layer of this type is meant to be fetched
+// elsewhere (image-spec, layer.md, "Non-Distributable Layers"; docker's
+// "foreign" layers).
+func nonDistributable(mediaType string) bool {
+	t := essence(mediaType)
+	return strings.HasPrefix(t, "application/vnd.docker.image.rootfs.foreign.") ||
+		strings.HasPrefix(t, "application/vnd.oci.image.layer.nondistributable.")
+}
