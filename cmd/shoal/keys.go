@@ -1,0 +1,211 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/shoal-project/shoal/daemon"
+)
+
+// tag is the struct tag with the name of a key, as koanf calls it.
+const tag = "koanf"
+
+// A key is one setting: a field of daemon.Config that is not itself a group of
+// settings.
+type key struct {
+	path []string // as nested in the file
+	typ  reflect.Type
+	help string
+}
+
+// name is the key for people and as a flag: mirror.listen.
+func (k key) name() string { return strings.Join(k.path, ".") }
+
+// env is the key's environment variable: SHOAL_MIRROR_LISTEN.
+func (k key) env() string { return "SHOAL_" + strings.ToUpper(strings.Join(k.path, "_")) }
+
+// keys returns all settings in the order of the struct.
+func keys() []key { return keysOf(reflect.TypeFor[daemon.Config](), nil) }
+
+func keysOf(t reflect.Type, path []string) []key {
+	var out []key
+	for name, f := range fields(t) {
+		p := append(path[:len(path):len(path)], name)
+		if f.Type.Kind() == reflect.Struct {
+			out = append(out, keysOf(f.Type, p)...)
+			continue
+		}
+		out = append(out, key{path: p, typ: f.Type, help: f.Tag.Get("help")})
+	}
+	return out
+}
+
+// fields yields the fields of a struct that are keys or groups, by their names
+// in the file.
+func fields(t reflect.Type) func(yield func(string, reflect.StructField) bool) {
+	return func(yield func(string, reflect.StructField) bool) {
+		for i := range t.NumField() {
+			name, ok := t.Field(i).Tag.Lookup(tag)
+			if ok && name != "-" && !yield(name, t.Field(i)) {
+				return
+			}
+		}
+	}
+}
+
+// parse turns the text of a flag, a variable or a scalar of the file into a
+// value of t: a string, bool or time.Duration, a comma-separated list, or a
+// mapping in YAML.
+func parse(text string, t reflect.Type, path []string) (any, error) {
+	switch {
+	case t == reflect.TypeFor[time.Duration]():
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			return nil, fmt.Errorf("%q is not a duration; write a number with its unit, such as 20s or 2m", text)
+		}
+		return d, nil
+	case t.Kind() == reflect.String:
+		return text, nil
+	case t.Kind() == reflect.Bool:
+		b, err := strconv.ParseBool(text)
+		if err != nil {
+			return nil, fmt.Errorf("%q is neither true nor false", text)
+		}
+		return b, nil
+	case t.Kind() == reflect.Slice:
+		list := []string{}
+		for item := range strings.SplitSeq(text, ",") {
+			if item = strings.TrimSpace(item); item != "" {
+				list = append(list, item)
+			}
+		}
+		return list, nil
+	case t.Kind() == reflect.Map:
+		return parseMap(text, t, path)
+	}
+	panic("shoal: a key of a type that parse does not know: " + t.String())
+}
+
+// parseMap parses a mapping that stands in a flag or a variable.
+func parseMap(text string, t reflect.Type, path []string) (any, error) {
+	var doc yaml.Node
+	if err := yaml.Unmarshal([]byte(text), &doc); err != nil {
+		return nil, fmt.Errorf("not a mapping in YAML: %w", err)
+	}
+	if len(doc.Content) == 0 {
+		return map[string]any{}, nil
+	}
+	d := decoder{}
+	return d.mapping(doc.Content[0], t, path), errors.Join(d.errs...)
+}
+
+// kubelet matches what the kubelet sets in each container for a Service called
+// shoal or shoal-something, and for each of its ports.
+var kubelet = regexp.MustCompile(`^SHOAL_(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
+
+// fromEnv returns what the environment sets, nested as in the file, and the
+// mistakes in it. An empty variable counts as set, to "".
+func fromEnv(environ []string, ks []key) (map[string]any, []error) {
+	byEnv := make(map[string]key, len(ks))
+	known := []string{configEnv}
+	for _, k := range ks {
+		byEnv[k.env()] = k
+		known = append(known, k.env())
+	}
+	out := map[string]any{}
+	var errs []error
+	for _, kv := range environ {
+		name, text, _ := strings.Cut(kv, "=")
+		if !strings.HasPrefix(name, "SHOAL_") || name == configEnv {
+			continue
+		}
+		k, ok := byEnv[name]
+		if !ok {
+			if !kubelet.MatchString(name) {
+				errs = append(errs, fmt.Errorf("the environment variable %s is not a setting; %s", name, suggest(name, known)))
+			}
+			continue
+		}
+		v, err := parse(text, k.typ, k.path)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+			continue
+		}
+		set(out, k.path, v)
+	}
+	return out, errs
+}
+
+// flagStruct returns a pointer to a struct for kong with a flag for each key.
+func flagStruct(ks []key) any {
+	var fs []reflect.StructField
+	for i, k := range ks {
+		t := reflect.TypeFor[*string]()
+		extra := fmt.Sprintf(` placeholder:%q`, placeholder(k.typ))
+		if k.typ.Kind() == reflect.Bool {
+			t, extra = reflect.TypeFor[*bool](), ` negatable:""`
+		}
+		fs = append(fs, reflect.StructField{
+			Name: "Key" + strconv.Itoa(i),
+			Type: t,
+			Tag:  reflect.StructTag(fmt.Sprintf(`name:%q help:%q`, k.name(), k.help) + extra),
+		})
+	}
+	return reflect.New(reflect.StructOf(fs)).Interface()
+}
+
+func placeholder(t reflect.Type) string {
+	switch {
+	case t == reflect.TypeFor[time.Duration]():
+		return "DURATION"
+	case t.Kind() == reflect.Slice:
+		return "A,B,…"
+	case t.Kind() == reflect.Map:
+		return "YAML"
+	}
+	return "TEXT"
+}
+
+// fromFlags returns what a struct of flagStruct was given, nested as in the
+// file, and the mistakes in it.
+func fromFlags(flags any, ks []key) (map[string]any, []error) {
+	out := map[string]any{}
+	var errs []error
+	for i, k := range ks {
+		f := reflect.ValueOf(flags).Elem().Field(i)
+		if f.IsNil() {
+			continue
+		}
+		if b, ok := f.Interface().(*bool); ok {
+			set(out, k.path, *b)
+			continue
+		}
+		v, err := parse(f.Elem().String(), k.typ, k.path)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--%s: %w", k.name(), err))
+			continue
+		}
+		set(out, k.path, v)
+	}
+	return out, errs
+}
+
+// set puts v at path in nested maps.
+func set(m map[string]any, path []string, v any) {
+	for _, p := range path[:len(path)-1] {
+		sub, ok := m[p].(map[string]any)
+		if !ok {
+			sub = map[string]any{}
+			m[p] = sub
+		}
+		m = sub
+	}
+	m[path[len(path)-1]] = v
+}

@@ -1,0 +1,280 @@
+package daemon_test
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/shoal-project/shoal/daemon"
+	"github.com/shoal-project/shoal/proto"
+)
+
+// resolved returns the default configuration of role as a process gets it.
+func resolved(t *testing.T, c daemon.Config) daemon.Config {
+	t.Helper()
+	c.Data = "/var/lib/shoal"
+	c, err := c.Resolve(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestDefaultsAreValid(t *testing.T) {
+	t.Parallel()
+	if err := resolved(t, daemon.Default()).Validate(); err != nil {
+		t.Errorf("daemon: %v", err)
+	}
+	s := daemon.DefaultScheduler()
+	s.Gossip.SecretFile = "/etc/shoal/secret"
+	if err := resolved(t, s).Validate(); err != nil {
+		t.Errorf("scheduler: %v", err)
+	}
+}
+
+func TestDefaultIsOnLoopbackOnly(t *testing.T) {
+	t.Parallel()
+	c := daemon.Default()
+	for _, addr := range []string{c.Mirror.Listen, c.Peer.Listen, c.Gossip.Listen, c.Admin.Listen} {
+		host, _, err := net.SplitHostPort(addr)
+		if err != nil || !net.ParseIP(host).IsLoopback() {
+			t.Errorf("%q is not on loopback", addr)
+		}
+	}
+	if len(c.Gossip.Join) != 0 || c.Upstreams["*"].URL != "" {
+		t.Error("the default joins somebody or is an open proxy")
+	}
+	if _, open := c.Upstreams["*"]; open {
+		t.Error(`the default has "*"`)
+	}
+}
+
+func TestValidate(t *testing.T) {
+	t.Parallel()
+	scheduler := func(c *daemon.Config) { c.Role, c.Gossip.Listen = proto.RoleScheduler, ":7052" }
+	up := func(name string, u daemon.Upstream) func(*daemon.Config) {
+		return func(c *daemon.Config) { c.Upstreams[name] = u }
+	}
+	node := daemon.Upstream{Auth: "node", Username: "u", PasswordFile: "/p", Allow: []string{"team/*"}}
+	with := func(change func(*daemon.Upstream)) func(*daemon.Config) {
+		u := node
+		change(&u)
+		return up("r.example.com", u)
+	}
+	for _, tt := range []struct {
+		name   string
+		change func(*daemon.Config)
+		want   []string // one for each mistake, contained in it; none if it is valid
+	}{
+		{"role", func(c *daemon.Config) { c.Role = 0 }, []string{"role: is neither"}},
+		{"name with space", func(c *daemon.Config) { c.Name = "a b" }, []string{"name: "}},
+		{"zone", func(c *daemon.Config) { c.Zone = "eu//b" }, []string{"zone: "}},
+		{"zone too long", func(c *daemon.Config) { c.Zone = strings.Repeat("a", 200) }, []string{"zone: "}},
+		{"data", func(c *daemon.Config) { c.Data = "" }, []string{"data: there is no home directory"}},
+		{"advertise", func(c *daemon.Config) { c.Advertise = "10.0.0.7:7051" }, []string{"without a port"}},
+		{"advertise any", func(c *daemon.Config) { c.Advertise = "0.0.0.0" }, []string{"advertise: "}},
+		{"drain", func(c *daemon.Config) { c.Drain = -time.Second }, []string{"drain: -1s"}},
+		{"drain 0", func(c *daemon.Config) { c.Drain = 0 }, nil},
+		{"words", func(c *daemon.Config) { c.Peer.Security, c.Log.Level, c.Log.Format = "ssl", "all", "" },
+			[]string{`peer.security: "ssl" is not a value of this key; write tls or none`, "log.level: ", "log.format: "}},
+
+		{"no port", func(c *daemon.Config) { c.Mirror.Listen = "127.0.0.1" }, []string{`mirror.listen: "127.0.0.1" is not host:port; write`}},
+		{"port name", func(c *daemon.Config) { c.Admin.Listen = ":http" }, []string{"admin.listen: "}},
+		{"port too large", func(c *daemon.Config) { c.Admin.Listen = ":70000" }, []string{"admin.listen: "}},
+		{"odd host", func(c *daemon.Config) { c.Admin.Listen = "a b:1" }, []string{"admin.listen: "}},
+		{"same port", func(c *daemon.Config) { c.Admin.Listen = c.Mirror.Listen }, []string{"admin.listen: 127.0.0.1:7050 is the same port as that of mirror.listen"}},
+		{"same port, all addresses", func(c *daemon.Config) { c.Admin.Listen = ":7050" }, []string{"admin.listen: "}},
+		{"same port, another address", func(c *daemon.Config) { c.Admin.Listen = "127.0.0.2:7050" }, nil},
+		{"port 0", func(c *daemon.Config) { c.Admin.Listen, c.Mirror.Listen = "127.0.0.1:0", "127.0.0.1:0" }, nil},
+		{"no doors", func(c *daemon.Config) { c.Admin.Listen, c.Mirror.Listen = "", "" }, nil},
+		{"IPv6", func(c *daemon.Config) { c.Mirror.Listen = "[::1]:7050" }, nil},
+		{"no peer listener", func(c *daemon.Config) { c.Peer.Listen = "" }, []string{"peer.listen: "}},
+
+		{"join without secret", func(c *daemon.Config) { c.Gossip.Join = []string{"127.0.0.1:7152"} }, []string{"gossip.secretFile: gossip.join"}},
+		{"open gossip without secret", func(c *daemon.Config) { c.Gossip.Listen = ":7052" }, []string{"gossip.secretFile: gossip.listen (:7052) can be reached"}},
+		{"open gossip, IPv6", func(c *daemon.Config) { c.Gossip.Listen = "[::]:7052" }, []string{"gossip.secretFile: "}},
+		{"gossip at a name", func(c *daemon.Config) { c.Gossip.Listen = "node:7052" }, []string{"gossip.secretFile: "}},
+		{"gossip at localhost", func(c *daemon.Config) { c.Gossip.Listen = "localhost:7052" }, nil},
+		{"scheduler without secret", scheduler, []string{"gossip.secretFile: "}},
+		{"open gossip with secret", func(c *daemon.Config) { c.Gossip.Listen, c.Gossip.SecretFile = ":7052", "/s" }, nil},
+		{"join without port", func(c *daemon.Config) { c.Gossip.Join, c.Gossip.SecretFile = []string{"localhost", ":7052"}, "/s" },
+			[]string{`gossip.join: "localhost" is not an address`, `gossip.join: ":7052"`}},
+		{"joins others from loopback", func(c *daemon.Config) { c.Gossip.Join, c.Gossip.SecretFile = []string{"10.0.0.2:7052"}, "/s" },
+			[]string{"peer.listen: 127.0.0.1:7051 is on loopback", "gossip.listen: 127.0.0.1:7052 is on loopback"}},
+
+		{"no upstreams", func(c *daemon.Config) { c.Upstreams = nil }, []string{"upstreams: ", "mirror.default: "}},
+		{"default not configured", func(c *daemon.Config) { c.Mirror.Default = "quay.example" }, []string{`mirror.default: "quay.example" is not among the upstreams`}},
+		{"default under *", func(c *daemon.Config) { c.Mirror.Default = "quay.example"; c.Upstreams["*"] = daemon.Upstream{} }, nil},
+		{"default is *", func(c *daemon.Config) { c.Mirror.Default = "*"; c.Upstreams["*"] = daemon.Upstream{} }, []string{"mirror.default: "}},
+		{"no default", func(c *daemon.Config) { c.Mirror.Default = "" }, nil},
+		{"* with settings", up("*", daemon.Upstream{URL: "http://10.0.0.1"}), []string{"upstreams.*: stands for any registry"}},
+		{"* with credentials", up("*", daemon.Upstream{CredentialsFile: "/c"}), []string{"upstreams.*: "}},
+		{"upstream with path", up("ghcr.io/team", daemon.Upstream{}), []string{"upstreams.ghcr.io/team: is not a registry"}},
+		{"upstream with scheme", up("https://ghcr.io", daemon.Upstream{}), []string{"is not a registry"}},
+		{"upstream in capitals", up("GHCR.io", daemon.Upstream{}), []string{"is not a registry"}},
+		{"upstream with a percent sign", up("%d", daemon.Upstream{}), []string{"upstreams.%d: is not"}},
+		{"upstream's port", up("r.example.com:99999", daemon.Upstream{}), []string{"is not a registry"}},
+		{"upstreams that are fine", func(c *daemon.Config) {
+			for _, name := range []string{"localhost", "localhost:5000", "registry.local:5000", "[::1]:5000", "10.0.0.1"} {
+				c.Upstreams[name] = daemon.Upstream{}
+			}
+		}, nil},
+		{"url and urls", up("r.example.com", daemon.Upstream{URL: "https://a", URLs: []string{"https://b"}}), []string{"has both url and urls"}},
+		{"url without scheme", up("r.example.com", daemon.Upstream{URL: "10.0.0.3:5000"}), []string{"upstreams.r.example.com.url: "}},
+		{"url with odd scheme", up("r.example.com", daemon.Upstream{URLs: []string{"https://a", "ftp://b"}}), []string{`"ftp://b" is not the address`}},
+		{"url with query", up("r.example.com", daemon.Upstream{URL: "https://a/?x=1"}), []string{".url: "}},
+		{"url with password", up("r.example.com", daemon.Upstream{URL: "https://u:hunter2@a"}), []string{"https://u:xxxxx@a has credentials in it"}},
+		{"unparsable url with password", up("r.example.com", daemon.Upstream{URL: "https://u:hunter2@a\x7f"}), []string{".url: is not a URL"}},
+		{"realm", with(func(u *daemon.Upstream) { u.Realms = []string{"https://auth.example.com/token"} }), []string{".realms: "}},
+		{"allow pattern", with(func(u *daemon.Upstream) { u.Allow = []string{"team/["} }), []string{".allow: "}},
+
+		{"auth node", with(func(*daemon.Upstream) {}), nil},
+		{"auth unknown", with(func(u *daemon.Upstream) { u.Auth = "basic" }), []string{`.auth: "basic" is not a value`}},
+		{"auth passthrough", with(func(u *daemon.Upstream) { u.Auth = "passthrough" }), []string{"passthrough is not in this version"}},
+		{"credentials unused", with(func(u *daemon.Upstream) { u.Auth = "" }), []string{"write auth: node"}},
+		{"node without allow", with(func(u *daemon.Upstream) { u.Allow = nil }), []string{".allow: is needed with auth: node"}},
+		{"node without credentials", with(func(u *daemon.Upstream) { u.Username, u.PasswordFile = "", "" }), []string{"node needs credentials"}},
+		{"node without password", with(func(u *daemon.Upstream) { u.PasswordFile = "" }), []string{"go together"}},
+		{"node with both", with(func(u *daemon.Upstream) { u.CredentialsFile = "/c" }), []string{"keep one of the two"}},
+		{"node with a file", with(func(u *daemon.Upstream) { u.Username, u.PasswordFile, u.CredentialsFile = "", "", "/c" }), nil},
+
+		{"all mistakes at once", func(c *daemon.Config) { c.Zone, c.Mirror.Listen, c.Log.Level = "/", "x", "y" }, []string{"zone: ", "mirror.listen: ", "log.level: "}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			c := resolved(t, daemon.Default())
+			tt.change(&c)
+			err := c.Validate()
+			var got []string
+			if err != nil {
+				got = strings.Split(err.Error(), "\n")
+			}
+			if strings.Contains(strings.Join(got, ""), "hunter2") {
+				t.Error("a password is in the message")
+			}
+			if len(got) < len(tt.want) || len(tt.want) == 0 && len(got) > 0 {
+				t.Fatalf("got %q, want %q", got, tt.want)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(strings.Join(got, "\n"), want) {
+					t.Errorf("got %q, want one that says %q", got, want)
+				}
+			}
+			if len(got) > len(tt.want) {
+				t.Errorf("got %d mistakes, want %d: %q", len(got), len(tt.want), got)
+			}
+		})
+	}
+}
+
+func TestResolve(t *testing.T) {
+	t.Parallel()
+	hostname, err := os.Hostname()
+	if err != nil {
+		t.Skip(err)
+	}
+	daemonWith := func(change func(*daemon.Config)) daemon.Config {
+		c := daemon.Default()
+		c.Peer.Listen, c.Gossip.Listen = "", ""
+		change(&c)
+		return c
+	}
+	for _, tt := range []struct {
+		name                            string
+		in                              daemon.Config
+		nodeName, peer, gossip, address string // address "" is not checked
+	}{
+		{"alone", daemonWith(func(*daemon.Config) {}), hostname, "127.0.0.1:7051", "127.0.0.1:7052", "127.0.0.1"},
+		{"in a fleet by secret", daemonWith(func(c *daemon.Config) { c.Gossip.SecretFile = "/s" }), hostname, ":7051", ":7052", ""},
+		{"in a fleet by join", daemonWith(func(c *daemon.Config) { c.Gossip.Join = []string{"127.0.0.1:1"} }), hostname, ":7051", ":7052", "127.0.0.1"},
+		{"second join address", daemonWith(func(c *daemon.Config) { c.Gossip.Join = []string{"nonsense", "127.0.0.1:1"} }), hostname, ":7051", ":7052", "127.0.0.1"},
+		{"join over IPv6", daemonWith(func(c *daemon.Config) { c.Gossip.Join = []string{"[::ffff:127.0.0.1]:1"} }), hostname, ":7051", ":7052", "127.0.0.1"},
+		{"scheduler", daemon.DefaultScheduler(), hostname, ":7051", ":7052", ""},
+		{"given", daemonWith(func(c *daemon.Config) {
+			c.Name, c.Peer.Listen, c.Gossip.Listen, c.Advertise = "n", ":1", ":2", "10.0.0.7"
+		}), "n", ":1", ":2", "10.0.0.7"},
+		{"listening at one address", daemonWith(func(c *daemon.Config) {
+			c.Peer.Listen, c.Gossip.Join = "10.1.2.3:7051", []string{"127.0.0.1:1"}
+		}), hostname, "10.1.2.3:7051", ":7052", "10.1.2.3"},
+		{"localhost", daemonWith(func(c *daemon.Config) { c.Peer.Listen = "localhost:7051" }), hostname, "localhost:7051", "127.0.0.1:7052", "127.0.0.1"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			c, err := tt.in.Resolve(t.Context())
+			if err != nil && tt.address == "" {
+				// A machine without a route, such as a namespace with loopback
+				// only, is told to set the key.
+				if !strings.Contains(err.Error(), "set advertise") {
+					t.Fatal(err)
+				}
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			if c.Name != tt.nodeName || c.Peer.Listen != tt.peer || c.Gossip.Listen != tt.gossip {
+				t.Errorf("got %q, %q, %q", c.Name, c.Peer.Listen, c.Gossip.Listen)
+			}
+			if tt.address != "" && c.Advertise != tt.address {
+				t.Errorf("advertise is %q, want %q", c.Advertise, tt.address)
+			}
+			again, err := c.Resolve(t.Context())
+			if err == nil && (again.Name != c.Name || again.Advertise != c.Advertise || again.Peer != c.Peer) {
+				t.Errorf("resolving twice changed %+v to %+v", c, again)
+			}
+		})
+	}
+}
+
+func TestSecrets(t *testing.T) {
+	t.Parallel()
+	file := func(content string) string {
+		name := filepath.Join(t.TempDir(), "f")
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	secret := strings.Repeat("s", daemon.MinSecret)
+	if got, err := (daemon.GossipConfig{SecretFile: file(" " + secret + "\n")}).Secret(); err != nil || string(got) != secret {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if got, err := (daemon.GossipConfig{}).Secret(); err != nil || got != nil {
+		t.Errorf("without a file: %q, %v", got, err)
+	}
+	if got, err := (daemon.Upstream{PasswordFile: file("p w\r\n")}).Password(); err != nil || got != "p w" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	for _, tt := range []struct{ content, want string }{
+		{"\n", "is empty"},
+		{secret[1:] + "\n", "needs at least 16; make one with: head"},
+	} {
+		_, err := (daemon.GossipConfig{SecretFile: file(tt.content)}).Secret()
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%q: got %v, want %q", tt.content, err, tt.want)
+		}
+		if err != nil && strings.Contains(err.Error(), secret[1:]) {
+			t.Errorf("the secret is in the message: %v", err)
+		}
+	}
+	if _, err := (daemon.GossipConfig{SecretFile: "/nowhere/secret"}).Secret(); err == nil || !strings.Contains(err.Error(), "gossip.secretFile: open /nowhere/secret") {
+		t.Errorf("missing file: %v", err)
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		u    daemon.Upstream
+		want string
+	}{
+		{daemon.Upstream{}, ""},
+		{daemon.Upstream{URL: "https://a"}, "https://a"},
+		{daemon.Upstream{URLs: []string{"https://a", "https://b"}}, "https://a https://b"},
+	} {
+		if got := strings.Join(tt.u.Addresses(), " "); got != tt.want {
+			t.Errorf("%+v: got %q, want %q", tt.u, got, tt.want)
+		}
+	}
+}
