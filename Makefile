@@ -1,0 +1,47 @@
+# Shoal's chores, one line each; `make` lists them. build, test and demo need Go
+# only; the rest says what it needs.
+
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.1
+GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.8.0
+
+FUZZTIME ?= 10s
+COUNT    ?= 1
+
+# Static binaries, the same for the same commit wherever they are built.
+BUILD = CGO_ENABLED=0 go build -trimpath -o bin/
+
+.PHONY: help build test race fuzz bench lint demo e2e clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/shoal
+	$(BUILD) ./cmd/shoal
+
+test: ## run all unit and integration tests
+	go test ./...
+
+race: ## run them under the race detector (needs a C compiler)
+	CGO_ENABLED=1 go test -race ./...
+
+fuzz: ## run each fuzz target for FUZZTIME (10s)
+	@for pkg in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz'); do echo "$$pkg $$f" && go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; done; done
+
+bench: ## run the benchmarks COUNT times (1), for benchstat
+	go test -run '^$$' -bench . -benchmem -count $(COUNT) ./...
+
+lint: ## gofmt, go vet, staticcheck; govulncheck where its database can be reached
+	@unformatted=$$(gofmt -l .) && test -z "$$unformatted" || { echo "gofmt -w $$unformatted"; exit 1; }
+	go vet ./... && go vet -tags e2e ./...
+	go run $(STATICCHECK) ./...
+	@out=$$(go run $(GOVULNCHECK) ./... 2>&1) && echo "govulncheck: $$out" || { echo "$$out"; echo "$$out" | grep -q '^govulncheck: fetching vulnerabilities:' && echo "govulncheck: skipped, its database cannot be reached from here"; }
+
+demo: build ## pull an image through a fleet on this machine
+	$(BUILD) ./bench/registry/registryd ./bench/demo
+	bin/demo -shoal bin/shoal -registryd bin/registryd
+
+e2e: ## pull with real runtimes (Debian packages and root; it says what is missing)
+	go test -tags e2e -count=1 -timeout 15m -v ./bench/e2e
+
+clean: ## remove what was built
+	rm -rf bin
