@@ -104,9 +104,6 @@ func TestImportsRunOneWay(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if rel == "hold.go" {
-			return nil // never built: it keeps modules in go.mod that are not used yet
-		}
 		files++
 		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
 		if err != nil {
