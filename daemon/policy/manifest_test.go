@@ -22,7 +22,6 @@ func fill(text string) string {
 }
 
 func TestParseManifest(t *testing.T) {
-	const gz = "application/vnd.oci.image.layer.v1.tar+gzip"
 	for _, test := range []struct {
 		name, mediaType, text string
 		want                  string // letter:size of each, in order

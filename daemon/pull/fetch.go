@@ -133,33 +133,45 @@ func (a *assembler) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// put stores a chunk and reports it.
+// put stores a chunk and reports it. The chunk is counted first: storing the
+// last one of a blob takes until the blob is on the disk, and by then its
+// readers have long gone on.
 func (a *assembler) put(c proto.Chunk, data []byte) error {
 	r := a.pull
-	m := r.puller.metrics
-	if r.blob.Has(c.Index) {
-		m.duplicate.Add(c.Size)
-	} else if !a.lease.FromOrigin() && a.run.Blob.Chunks() > 1 && r.blob.Sum(c.Index).IsZero() {
-		return fmt.Errorf("%w: there is no sum to check chunk %d from a peer by", cache.ErrCorrupt, c.Index)
-	} else if err := r.blob.Put(c.Index, data); err != nil {
-		if errors.Is(err, cache.ErrCorrupt) || errors.Is(err, cache.ErrDigest) {
-			return err
-		}
-		return &storeError{err}
-	}
 	took := time.Since(a.since)
+	a.count(c)
+	if r.blob.Has(c.Index) {
+		r.puller.metrics.duplicate.Add(c.Size)
+	} else if err := a.store(c, data); err != nil {
+		return err
+	}
 	a.since = time.Now()
 	a.next++
-	done := &proto.Done{Digest: c.Blob, Lease: a.lease.ID, Index: c.Index, Took: took, Sum: r.blob.Sum(c.Index)}
+	r.report(&proto.Done{Digest: c.Blob, Lease: a.lease.ID, Index: c.Index, Took: took, Sum: r.blob.Sum(c.Index)})
+	return nil
+}
+
+func (a *assembler) count(c proto.Chunk) {
+	r := a.pull
 	if a.lease.FromOrigin() {
-		m.origin.Add(c.Size)
+		r.puller.metrics.origin.Add(c.Size)
 		r.fromOrigin.Add(c.Size)
 	} else {
-		m.peers.Add(c.Size)
+		r.puller.metrics.peers.Add(c.Size)
 		r.fromPeers.Add(c.Size)
 	}
-	r.report(done)
-	return nil
+}
+
+func (a *assembler) store(c proto.Chunk, data []byte) error {
+	b := a.pull.blob
+	if !a.lease.FromOrigin() && a.run.Blob.Chunks() > 1 && b.Sum(c.Index).IsZero() {
+		return fmt.Errorf("%w: there is no sum to check chunk %d from a peer by", cache.ErrCorrupt, c.Index)
+	}
+	err := b.Put(c.Index, data)
+	if err == nil || errors.Is(err, cache.ErrCorrupt) || errors.Is(err, cache.ErrDigest) {
+		return err
+	}
+	return &storeError{err}
 }
 
 // verdict is what became of a Fetch: the assembler's own error goes before the

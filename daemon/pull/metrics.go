@@ -30,7 +30,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		value  *atomic.Int64
 	}{{"origin", &m.origin}, {"peer", &m.peers}} {
 		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "shoal_pull_bytes_total", Help: "Bytes of chunks that came in and were right, by source.",
+			Name: "shoal_pull_bytes_total", Help: "Bytes of chunks that came in, by source; shoal_cache_corrupt_chunks_total says how many of them were wrong.",
 			ConstLabels: prometheus.Labels{"source": c.source},
 		}, func() float64 { return float64(c.value.Load()) }))
 	}

@@ -184,8 +184,8 @@ type Status struct {
 	Origin     proto.Origin
 	Seed       bool
 	Have       int64 // bytes that are here
-	FromOrigin int64 // bytes that this pull brought from the origin
-	FromPeers  int64 // bytes that this pull brought from peers
+	FromOrigin int64 // bytes that came in from the origin
+	FromPeers  int64 // bytes that came in from peers
 	Started    time.Time
 }
 
@@ -205,7 +205,8 @@ func (p *Puller) Pulls() []Status {
 	return out
 }
 
-// Bytes are totals since the start.
+// Bytes are totals since the start, of chunks that came in, wrong and double
+// ones included; Duplicate are those that were here already.
 type Bytes struct {
 	Origin, Peers, Duplicate int64
 }
