@@ -23,8 +23,8 @@
 //
 // What half of the clients can't do decides. Once dockerd, podman or skopeo has
 // a manifest from a mirror, a failing blob fails the pull. containerd goes to
-// the next host on any status from 400 on, retries 408 and 429 at once and
-// without end, and hangs on a mirror that hangs. So:
+// the next host on any status from 400 on, but retries 408 and 429 dozens of
+// times without a pause, and hangs on a mirror that hangs. So:
 //
 // The status tells the truth where it can. A manifest is here and verified as a
 // whole before its headers are sent. A blob's headers wait for the first bytes

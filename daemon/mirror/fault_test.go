@@ -167,6 +167,10 @@ func rawGet(t *testing.T, b *bed, path string) (*http.Response, *bufio.Reader) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
+	// Only so that a connection that should have been closed is no hang.
+	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: mirror\r\n\r\n", path); err != nil {
 		t.Fatal(err)
 	}

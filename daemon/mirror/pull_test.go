@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -223,7 +224,8 @@ func whole(t *testing.T, b *bed, blob proto.Blob) {
 	defer cb.Release()
 	select {
 	case <-cb.Done():
-	case <-t.Context().Done():
+	case <-time.After(20 * time.Second): // only so that a failure is no hang
+		t.Errorf("%s does not become whole", blob.Digest)
 	}
 }
 
@@ -349,25 +351,32 @@ func TestSharedBlobOfTwoRepositories(t *testing.T) {
 	}
 }
 
-// A careless manifest gives a layer a wrong size. The blob is on disk with the
-// right one, and is served.
-func TestWrongSizeInAManifest(t *testing.T) {
+// A careless manifest gives two layers a wrong size. One is on disk with the
+// right one, and is served. Of the other the origin has the last word, after
+// one failure.
+func TestWrongSizesInAManifest(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, options{})
-	pushed := b.push(t, "team/app", "1", mib)
-	layer := pushed.Layers[0]
-	if a := b.get(t, blobPath("team/app", layer.Digest)); a.status != http.StatusOK {
+	pushed := b.push(t, "team/app", "1", mib, mib+1)
+	here, absent := pushed.Layers[0], pushed.Layers[1]
+	if a := b.get(t, blobPath("team/app", here.Digest)); a.status != http.StatusOK {
 		t.Fatalf("GET: %d", a.status)
 	}
-	whole(t, b, layer)
-	wrong := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":%q,"size":5}]}`,
-		ocispec.MediaTypeImageManifest, pushed.Config.Digest, pushed.Config.Size, layer.Digest)
+	whole(t, b, here)
+	wrong := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,
+		"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},
+		"layers":[{"mediaType":%q,"digest":%q,"size":5},{"mediaType":%[4]q,"digest":%[6]q,"size":5}]}`,
+		ocispec.MediaTypeImageManifest, pushed.Config.Digest, pushed.Config.Size,
+		ocispec.MediaTypeImageLayer, here.Digest, absent.Digest)
 	b.pushManifest(t, "team/app", "wrong", ocispec.MediaTypeImageManifest, []byte(wrong))
 	if a := b.get(t, manifestPath("team/app", "wrong")); a.status != http.StatusOK {
 		t.Fatalf("GET of the manifest: %d %s", a.status, a.body)
 	}
-	a := b.get(t, blobPath("team/app", layer.Digest))
-	if a.status != http.StatusOK || proto.DigestOf(a.body) != layer.Digest {
-		t.Errorf("GET: %d, %d bytes", a.status, len(a.body))
+	b.get(t, blobPath("team/app", absent.Digest)).want(t, http.StatusBadGateway, "DIGEST_INVALID")
+	for _, layer := range pushed.Layers {
+		a := b.get(t, blobPath("team/app", layer.Digest))
+		if a.status != http.StatusOK || proto.DigestOf(a.body) != layer.Digest {
+			t.Errorf("GET of %s: %d, %d bytes", layer.Digest, a.status, len(a.body))
+		}
 	}
 }

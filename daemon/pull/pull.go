@@ -141,7 +141,9 @@ func (p *Puller) start(cb *cache.Blob, o proto.Origin, eager, seed bool) error {
 		return nil
 	}
 	b := cb.Blob()
-	if run := p.pulls[b.Digest]; run != nil {
+	// A blob that was deleted as soon as it was whole is another cache.Blob now,
+	// and the run of the one before, if it is not over yet, does nothing for it.
+	if run := p.pulls[b.Digest]; run != nil && run.blob == cb {
 		run.addOrigin(o)
 		if eager {
 			run.hurry()
@@ -170,7 +172,9 @@ func (p *Puller) start(cb *cache.Blob, o proto.Origin, eager, seed bool) error {
 func (p *Puller) end(run *pull, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.pulls, run.b.Digest)
+	if p.pulls[run.b.Digest] == run {
+		delete(p.pulls, run.b.Digest)
+	}
 	p.metrics.running.Dec()
 	if err != nil {
 		run.blob.Fail(err)

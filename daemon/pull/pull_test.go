@@ -464,3 +464,19 @@ func TestCloseKeepsWhatIsThere(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestDeletedAndAskedForAgain: a blob that is deleted as soon as it is whole,
+// while its pull is still tidying up, can be pulled again.
+func TestDeletedAndAskedForAgain(t *testing.T) {
+	content, blob := pulltest.Content(12, 4*proto.MinChunk)
+	b := &bed{origin: &memory{content: content}}
+	b.start(t)
+	for range 20 {
+		if got, err := b.read(t, blob); err != nil || !bytes.Equal(got, content) {
+			t.Fatalf("read %d bytes, %v", len(got), err)
+		}
+		if err := b.cache.Delete(blob.Digest); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
