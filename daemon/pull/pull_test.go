@@ -471,7 +471,7 @@ func TestDeletedAndAskedForAgain(t *testing.T) {
 	content, blob := pulltest.Content(12, 4*proto.MinChunk)
 	b := &bed{origin: &memory{content: content}}
 	b.start(t)
-	for range 20 {
+	for range 5 {
 		if got, err := b.read(t, blob); err != nil || !bytes.Equal(got, content) {
 			t.Fatalf("read %d bytes, %v", len(got), err)
 		}
