@@ -107,8 +107,7 @@ func Open(dir string, o Options) (*Cache, error) {
 	}
 	c.volume = volume{dir: dir, file: c.lock}
 	if err := c.start(o.Registry); err != nil {
-		c.lock.Close()
-		return nil, err
+		return nil, errors.Join(err, letGo(c.lock))
 	}
 	return c, nil
 }
@@ -195,7 +194,7 @@ func (c *Cache) Close() error {
 	}
 	err := c.index.close()
 	c.metrics.unregister()
-	return errors.Join(err, c.lock.Close())
+	return errors.Join(err, letGo(c.lock))
 }
 
 // Index returns what the cache remembers of digests beside their bytes.

@@ -15,12 +15,12 @@ import (
 	"github.com/shoal-project/shoal/proto"
 )
 
-// tmpfs mounts a small file system, and skips the test where that is not
-// allowed.
-func tmpfs(t *testing.T, size int64) (dir string) {
+// tmpfs mounts a small file system with the options, and skips the test where
+// that is not allowed.
+func tmpfs(t *testing.T, options string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=%d", size), "shoal-test", dir).CombinedOutput(); err != nil {
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", options, "shoal-test", dir).CombinedOutput(); err != nil {
 		t.Skipf("no file system can be mounted here: %v: %s", err, out)
 	}
 	t.Cleanup(func() {
@@ -52,7 +52,7 @@ func fillUp(t *testing.T, path string) {
 // is room again it goes on.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
-	dir := tmpfs(t, reserveBlobs+6*chunk+6<<20) // room for some chunks, and for the index
+	dir := tmpfs(t, fmt.Sprintf("size=%d", reserveBlobs+6*chunk+6<<20)) // room for some chunks, and for the index
 	c := open(t, dir)
 	blob, data := content(1, 40*chunk)
 	b := get(t, c, blob)
@@ -68,6 +68,18 @@ func TestDiskFull(t *testing.T) {
 	}
 	if len(in) == 0 || b.Have().Count() != len(in) {
 		t.Errorf("%d chunks are in, Put took %d", b.Have().Count(), len(in))
+	}
+	other, dataOther := content(2, 2*chunk)
+	ob, err := c.Blob(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ob.Put(0, piece(other, dataOther, 0)); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("Put of another blob: %v", err)
+	}
+	ob.Release()
+	if got := files(t, dir); len(got) != 2 {
+		t.Errorf("files are %q", got)
 	}
 	r := b.NewReader(t.Context())
 	defer r.Close()
@@ -86,10 +98,10 @@ func TestDiskFull(t *testing.T) {
 // kernel kill the process for writing to a memory map without room.
 func TestIndexDiskFull(t *testing.T) {
 	t.Parallel()
-	if !inOwnProcess(t) {
+	dir, isIt := inOwnProcess(t, func() string { return tmpfs(t, "size=64m") })
+	if !isIt {
 		return
 	}
-	dir := tmpfs(t, 64<<20)
 	c, err := Open(dir, Options{})
 	if err != nil {
 		t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -113,11 +114,15 @@ func tryIndex(dir string, v volume, log *slog.Logger) (x *Index, stays map[proto
 // recover, or pass over the table, and then links that were forgotten come
 // back.
 func checkTables(o badger.Options) error {
-	paths, err := filepath.Glob(filepath.Join(o.Dir, "*.sst"))
-	if err != nil {
+	entries, err := os.ReadDir(o.Dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	for _, path := range paths {
+	for _, e := range entries {
+		if filepath.Ext(e.Name()) != ".sst" {
+			continue
+		}
+		path := filepath.Join(o.Dir, e.Name())
 		data, err := os.ReadFile(path)
 		if err != nil {
 			return err
@@ -137,12 +142,13 @@ func checkTables(o badger.Options) error {
 	return nil
 }
 
-// badgerOptions makes badger small; its defaults take 300 MB and more. The
+// badgerOptions makes badger small; its defaults allow for 300 MB and more. The
 // index has some hundred bytes per blob and is read once per request.
 func badgerOptions(dir string, log *slog.Logger) badger.Options {
 	return badger.DefaultOptions(dir).
 		WithLogger(badgerLog{log}).
 		WithSyncWrites(false).
+		WithBypassLockGuard(true). // the cache has the directory's lock
 		WithMemTableSize(1 << 20). // an arena of it is allocated at once, for each of:
 		WithNumMemtables(2).
 		WithValueLogFileSize(1 << 20). // mapped twice as large; nothing is ever in it, see:
@@ -163,6 +169,10 @@ func (x *Index) close() error {
 	x.open.Lock()
 	defer x.open.Unlock()
 	x.closed = true
+	// Badger tries for ever to write to a directory that is no more.
+	if _, err := os.Stat(filepath.Join(x.dir, badger.ManifestFilename)); err != nil {
+		return fmt.Errorf("close index: %w", err)
+	}
 	if err := x.db.Close(); err != nil {
 		return fmt.Errorf("close index %s: %w", x.dir, err)
 	}

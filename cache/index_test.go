@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -119,10 +118,11 @@ func TestRecords(t *testing.T) {
 // the index works.
 func TestIndexDamaged(t *testing.T) {
 	t.Parallel()
-	if !inOwnProcess(t) {
+	root, isIt := inOwnProcess(t, func() string { return memoryDir(t) })
+	if !isIt {
 		return
 	}
-	golden := memoryDir(t)
+	golden := newDir(t, root)
 	c, err := Open(golden, Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -141,7 +141,7 @@ func TestIndexDamaged(t *testing.T) {
 		}
 	}
 	store(t, c, one, dataOne)
-	crashed := copyDir(t, golden)
+	crashed := copyDir(t, golden, root)
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +163,7 @@ func TestIndexDamaged(t *testing.T) {
 			for name, damage := range damages {
 				t.Run(fmt.Sprintf("%v/%s/%s", from == crashed, e.Name(), name), func(t *testing.T) {
 					t.Parallel()
-					dir := copyDir(t, from)
+					dir := copyDir(t, from, root)
 					path := filepath.Join(layout(dir).index(), e.Name())
 					info, err := os.Stat(path)
 					if err != nil {
@@ -172,6 +172,7 @@ func TestIndexDamaged(t *testing.T) {
 					if err := damage(path, info.Size()); err != nil {
 						t.Fatal(err)
 					}
+					t.Cleanup(func() { os.RemoveAll(dir) })
 					c := open(t, dir)
 					if n := len(c.Blobs()); n != 2 {
 						t.Errorf("%d blobs", n)
@@ -227,14 +228,14 @@ func TestReconcile(t *testing.T) {
 	}
 }
 
-// An index that cannot be opened for a reason of the machine's, here for want
-// of file descriptors, is not thrown away.
+// An index that cannot be opened for a reason of the machine's, here because
+// the file system can have no more files, is not thrown away.
 func TestIndexNotThrownAway(t *testing.T) {
 	t.Parallel()
-	if !inOwnProcess(t) {
+	dir, isIt := inOwnProcess(t, func() string { return tmpfs(t, "size=64m,nr_inodes=100") })
+	if !isIt {
 		return
 	}
-	dir := t.TempDir()
 	c, err := Open(dir, Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -246,43 +247,41 @@ func TestIndexNotThrownAway(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-	var before syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
+	fillers := filepath.Join(dir, "fillers")
+	for i := 0; err == nil; i++ {
+		err = os.MkdirAll(filepath.Join(fillers, fmt.Sprint(i)), 0o700)
+	}
+	if _, err := Open(dir, Options{}); err == nil || !strings.Contains(err.Error(), syscall.ENOSPC.Error()) || !strings.Contains(err.Error(), c.layout.index()) {
+		t.Errorf("Open: %v", err)
+	}
+	if err := os.RemoveAll(fillers); err != nil {
 		t.Fatal(err)
-	}
-	fds, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Skipf("open files cannot be counted here: %v", err)
-	}
-	few := syscall.Rlimit{Cur: uint64(len(fds) + 2), Max: before.Max}
-	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &few); err != nil {
-		t.Fatal(err)
-	}
-	_, openErr := Open(dir, Options{})
-	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
-		t.Fatal(err)
-	}
-	if openErr == nil || !strings.Contains(openErr.Error(), "open index "+c.layout.index()) || !strings.Contains(openErr.Error(), "too many open files") {
-		t.Errorf("Open with few descriptors: %v", openErr)
 	}
 	if l, ok, err := open(t, dir).Index().Link("u", "r", d); !ok || l.Size != 3 || err != nil {
 		t.Errorf("Link = %v, %v, %v", l, ok, err)
 	}
 }
 
-// freeze makes a directory one that not even root may write to.
-func freeze(t *testing.T, dir string) (thaw func()) {
-	t.Helper()
-	if out, err := exec.Command("chattr", "+i", dir).CombinedOutput(); err != nil {
-		t.Skipf("no directory can be made immutable here: %v: %s", err, out)
+// A cache whose directory was removed while it was open can still be closed.
+func TestIndexRemoved(t *testing.T) {
+	t.Parallel()
+	dir, isIt := inOwnProcess(t, func() string { return memoryDir(t) })
+	if !isIt {
+		return
 	}
-	thaw = sync.OnceFunc(func() {
-		if out, err := exec.Command("chattr", "-i", dir).CombinedOutput(); err != nil {
-			t.Errorf("%v: %s", err, out)
-		}
-	})
-	t.Cleanup(thaw)
-	return thaw
+	c, err := Open(dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Index().SetLinks("u", "r", map[proto.Digest]Link{proto.DigestOf(nil): {Size: 3}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Close: %v", err)
+	}
 }
 
 func scribble(path string, at, n int64) error {
@@ -295,14 +294,23 @@ func scribble(path string, at, n int64) error {
 	return err
 }
 
-// copyDir copies a cache as it is on the disk into a directory of its own.
-func copyDir(t *testing.T, dir string) string {
+// copyDir copies a cache as it is on the disk into a new directory under root.
+func copyDir(t *testing.T, dir, root string) string {
 	t.Helper()
-	to := memoryDir(t)
+	to := newDir(t, root)
 	if err := copyTree(dir, to); err != nil {
 		t.Fatal(err)
 	}
 	return to
+}
+
+func newDir(t *testing.T, root string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(root, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // copyTree copies what is below dir, as a crash about now would leave it: files

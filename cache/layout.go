@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -68,8 +69,8 @@ func (l layout) make() error {
 	return nil
 }
 
-// hold takes the lock of the directory; closing the file lets go of it, as
-// does the end of the process. A flock and not a file's existence, so that a
+// hold takes the lock of the directory, which letGo or the end of the process
+// lets go of. A flock and not a file's existence, so that a
 // daemon that was killed leaves nothing to clean up.
 func (l layout) hold() (*os.File, error) {
 	f, err := os.OpenFile(l.lock(), os.O_CREATE|os.O_RDWR, fileMode)
@@ -85,6 +86,15 @@ func (l layout) hold() (*os.File, error) {
 		return nil, fmt.Errorf("data directory %s: %w: stop that one, or give this one a data directory of its own", l, ErrLocked)
 	}
 	return nil, l.unusable(fmt.Errorf("lock: %w", err))
+}
+
+// letGo lets go of the lock that hold took. To close the file is not enough: a
+// process that is being started has its descriptors until it runs its program.
+func letGo(lock *os.File) error {
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_UN); err != nil {
+		return fmt.Errorf("unlock data directory: %w", err)
+	}
+	return lock.Close()
 }
 
 func (l layout) unusable(err error) error {
@@ -129,9 +139,13 @@ func (l layout) loadBallast() error {
 	if info, err := os.Stat(l.ballast()); err == nil && info.Size() == ballastSize {
 		return nil
 	}
-	data := make([]byte, ballastSize)
-	rand.Read(data) // zeros would take no space where the file system compresses
-	return os.WriteFile(l.ballast(), data, fileMode)
+	f, err := os.OpenFile(l.ballast(), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, fileMode)
+	if err != nil {
+		return err
+	}
+	// Zeros would take no space where the file system compresses.
+	_, err = io.CopyN(f, rand.Reader, ballastSize)
+	return errors.Join(err, f.Close())
 }
 
 // found is what a walk of the directory came upon.

@@ -154,7 +154,7 @@ func (b *Blob) verify(data *os.File) ([]proto.Sum, error) {
 
 // loadPartial opens a partial blob and checks the chunks that its state claims
 // to be in. If these turn out to be all, the blob is whole when it returns, or
-// was dropped and is empty.
+// was dropped. The error wraps errDamaged if nothing is left.
 func (c *Cache) loadPartial(d proto.Digest, size int64) (*Blob, error) {
 	raw, err := readSide(c.layout.state(d))
 	if err != nil {
@@ -182,6 +182,10 @@ func (c *Cache) loadPartial(d proto.Digest, size int64) (*Blob, error) {
 	if err != nil {
 		f.close()
 		return nil, fmt.Errorf("open partial blob %s: %w", d, err)
+	}
+	if b.Have().Count() == 0 {
+		f.close()
+		return nil, fmt.Errorf("%w: no chunk of it is right", errDamaged)
 	}
 	return b, nil
 }

@@ -155,9 +155,13 @@ func TestResumeAllIn(t *testing.T) {
 			t.Fatal(err)
 		}
 		unsynced(c)
-		b, ok := c.Known(blob.Digest)
-		if !ok {
-			t.Fatal("not known")
+		if b, ok := c.Known(blob.Digest); ok != right {
+			t.Fatalf("right: %v, known: %v", right, ok)
+		} else if ok {
+			b.Release()
+		}
+		if b, err = c.Blob(blob); err != nil {
+			t.Fatal(err)
 		}
 		if right {
 			if !b.Whole() || whole != 1 {
