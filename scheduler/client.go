@@ -41,6 +41,7 @@ type Client struct {
 	// mu protects the fields below. It is taken before a Session's.
 	mu         sync.Mutex
 	candidates []proto.Member
+	council    []proto.Member // in case no candidate answers; empty if candidates are the council
 	links      map[string]*link
 	sessions   map[proto.Digest]*Session
 	told       map[proto.Digest]string // which owner was told that a blob is whole here
@@ -83,6 +84,7 @@ func (c *Client) Run(ctx context.Context) error {
 // that may own digests are others than before.
 func (c *Client) SetMembers(members []proto.Member) bool {
 	candidates := Candidates(members)
+	council := council(members)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -90,8 +92,25 @@ func (c *Client) SetMembers(members []proto.Member) bool {
 	}
 	same := slices.EqualFunc(candidates, c.candidates, func(a, b proto.Member) bool { return a.ID == b.ID })
 	c.candidates = slices.Clone(candidates)
+	c.council = council
+	c.relink()
+	c.rehome()
+	return !same
+}
+
+// relink makes the links that are needed and ends the others: to the
+// candidates, and, while none of them answers, to the council. c.mu is held.
+func (c *Client) relink() {
+	lost := !slices.ContainsFunc(c.candidates, func(m proto.Member) bool {
+		l := c.links[m.ID]
+		return l == nil || l.state != linkDown
+	})
+	members := c.candidates
+	if lost {
+		members = append(slices.Clone(members), c.council...)
+	}
 	wanted := make(map[string]bool)
-	for _, m := range candidates {
+	for _, m := range members {
 		wanted[m.ID] = true
 		if l := c.links[m.ID]; l != nil && l.member.Addr == m.Addr {
 			continue
@@ -108,8 +127,6 @@ func (c *Client) SetMembers(members []proto.Member) bool {
 			l.stop(nil)
 		}
 	}
-	c.rehome()
-	return !same
 }
 
 // Owner returns the ID of the member that schedules d now, as far as this node
@@ -124,12 +141,15 @@ func (c *Client) Owner(d proto.Digest) string {
 // to the next best until its own first connection stands, each would have
 // another owner for the same digest. c.mu is held.
 func (c *Client) owner(d proto.Digest) string {
-	m, ok := Owner(d, c.candidates, func(id string) bool {
+	dead := func(id string) bool {
 		l := c.links[id]
 		return l == nil || l.state == linkDown
-	})
+	}
+	m, ok := Owner(d, c.candidates, dead)
 	if !ok {
-		return ""
+		if m, ok = Owner(d, c.council, dead); !ok {
+			return ""
+		}
 	}
 	return m.ID
 }
@@ -171,6 +191,9 @@ func (c *Client) linkUp(l *link, box *mailbox) {
 		return
 	}
 	l.state, l.box = linkUp, box
+	if !c.closed {
+		c.relink()
+	}
 	for d, id := range c.told {
 		if id == l.member.ID {
 			delete(c.told, d) // it has forgotten
@@ -187,6 +210,9 @@ func (c *Client) linkDown(l *link) {
 		return
 	}
 	l.state, l.box = linkDown, nil
+	if !c.closed {
+		c.relink()
+	}
 	c.rehome()
 }
 

@@ -38,6 +38,10 @@
 //     request, and readers read in order.
 //   - In a fleet without a scheduler process at most 16 daemons own digests,
 //     not all: every node keeps a stream to each possible owner.
+//     They are also who takes over at once when no scheduler's stream stands,
+//     before the gossip knows that it is dead: waiting for that, every node
+//     gave up after a second and went to the origin on its own (1.6 copies
+//     after a kill -9 of the scheduler, 1.01 with the council).
 //   - A slow source is skipped if any faster holder exists, instead of by its
 //     expected finish: the same effect without a median per decision.
 //   - The copies of a suspect do not count, so that a chunk which only a

@@ -18,17 +18,25 @@ const councilSize = 16
 // where there are any, else up to 16 of the daemons, the same ones for
 // everybody who knows the same members. It does not change members.
 func Candidates(members []proto.Member) []proto.Member {
-	var schedulers, daemons []proto.Member
+	var schedulers []proto.Member
 	for _, m := range members {
-		switch {
-		case m.Roles&proto.RoleScheduler != 0:
+		if m.Roles&proto.RoleScheduler != 0 {
 			schedulers = append(schedulers, m)
-		case m.Roles&proto.RoleDaemon != 0:
-			daemons = append(daemons, m)
 		}
 	}
 	if len(schedulers) > 0 {
 		return schedulers
+	}
+	return council(members)
+}
+
+// council returns the daemons that schedule where no scheduler does.
+func council(members []proto.Member) []proto.Member {
+	var daemons []proto.Member
+	for _, m := range members {
+		if m.Roles&proto.RoleScheduler == 0 && m.Roles&proto.RoleDaemon != 0 {
+			daemons = append(daemons, m)
+		}
 	}
 	slices.SortFunc(daemons, func(a, b proto.Member) int {
 		return cmp.Or(cmp.Compare(weight("council", a.ID), weight("council", b.ID)), cmp.Compare(a.ID, b.ID))

@@ -177,6 +177,35 @@ func TestSessionsMoveWhenTheOwnerDies(t *testing.T) {
 	s.Close(small, false)
 }
 
+// TestCouncilTakesOver: the only scheduler dies. The gossip still believes in
+// it, but the daemons schedule at once.
+func TestCouncilTakesOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tn := newTown(t, "s", "d1", "d2")
+		fleet := append(members("s"), proto.Member{ID: "d1", Roles: proto.RoleDaemon}, proto.Member{ID: "d2", Roles: proto.RoleDaemon})
+		c1, c2 := tn.client("d1"), tn.client("d2")
+		c1.SetMembers(fleet)
+		c2.SetMembers(fleet)
+		s := c1.Join(small.Digest, joinOf(small))
+		await[*proto.Lease](t, s)
+		if owner := c1.Owner(small.Digest); owner != "s" {
+			t.Errorf("the owner is %q beside a scheduler", owner)
+		}
+		start := time.Now()
+		tn.kill("s")
+		await[*proto.Lease](t, s)
+		synctest.Wait()
+		if took := time.Since(start); took > 500*time.Millisecond {
+			t.Errorf("the council took %s to take over", took)
+		}
+		one, two := c1.Owner(small.Digest), c2.Owner(small.Digest)
+		if one != two || one != "d1" && one != "d2" {
+			t.Errorf("the owners are %q and %q, want one of the daemons for both", one, two)
+		}
+		s.Close(small, false)
+	})
+}
+
 // TestHungSchedulerIsLeft: the owner's process hangs, its connections stand.
 func TestHungSchedulerIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
