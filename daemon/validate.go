@@ -49,7 +49,7 @@ func (c Config) Validate() error {
 	for _, name := range slices.Sorted(maps.Keys(c.Upstreams)) {
 		m.upstream(name, c.Upstreams[name])
 	}
-	if d := c.Mirror.Default; d != "" {
+	if d := c.Mirror.Default; d != "" && c.Mirror.Listen != "" {
 		_, named := c.Upstreams[d]
 		_, any := c.Upstreams["*"]
 		if d == "*" || !named && !(any && validHost(d)) {
