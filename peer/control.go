@@ -288,7 +288,9 @@ func (c *controlPlane) open(ctx context.Context, id libp2ppeer.ID, addr string) 
 			break
 		}
 		if stat := conn.Stat(); stat.Direction == network.DirOutbound && stat.Opened.After(start) {
-			err = fmt.Errorf("closed at once, perhaps it has not heard of this node as a member: %w", err)
+			if conn.IsClosed() {
+				err = fmt.Errorf("closed at once, perhaps it has not heard of this node as a member: %w", err)
+			}
 			break
 		}
 		// A connection that was there is of no use, though nobody had noticed,

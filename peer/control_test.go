@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"strings"
 	"sync"
@@ -124,13 +125,9 @@ func TestControlStranger(t *testing.T) {
 func TestControlMemberLearnedLate(t *testing.T) {
 	t.Parallel()
 	server, late := controlNode(t, echo), controlNode(t, echo)
-	go func() {
-		for server.members.waitingNow() == 0 {
-			time.Sleep(time.Millisecond)
-		}
-		fleet(server, late)
-	}()
+	meet := whenAwaited(t, server, late)
 	s := late.open(t, server.member())
+	meet()
 	defer s.Close()
 	say(t, late, s, "hello")
 }
@@ -301,28 +298,46 @@ func TestControlEndIsBounded(t *testing.T) {
 // or at another.
 func TestControlComesBack(t *testing.T) {
 	t.Parallel()
-	var dir string
-	keep := func(c *Config) { dir = c.Dir }
-	a, b := controlNode(t, echo), controlNode(t, echo, keep)
-	fleet(a, b)
-	s := a.open(t, b.member())
-	say(t, a, s, "hello")
-	_ = s.Close()
-	b.end(t)
-	for range 3 {
-		if s, err := a.OpenControl(t.Context(), b.member()); err == nil {
+	for _, name := range []string{"same address", "another address"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var dir string
+			a, b := controlNode(t, echo), controlNode(t, echo, func(c *Config) {
+				dir = c.Dir
+				c.Listen = ownIP() + ":0"
+			})
+			fleet(a, b)
+			s := a.open(t, b.member())
+			say(t, a, s, "hello")
 			_ = s.Close()
-			t.Fatal("a node that is gone answers")
-		}
+			b.end(t)
+			for range 3 {
+				if s, err := a.OpenControl(t.Context(), b.member()); err == nil {
+					_ = s.Close()
+					t.Fatal("a node that is gone answers")
+				}
+			}
+			again := controlNode(t, echo, func(c *Config) {
+				c.Dir = dir
+				if name == "same address" {
+					c.Listen = b.Addr()
+				}
+			})
+			fleet(a, again)
+			if again.ID() != b.ID() {
+				t.Fatal("not the same identity")
+			}
+			s = a.open(t, again.member())
+			defer s.Close()
+			say(t, a, s, "hello again")
+		})
 	}
-	again := controlNode(t, echo, func(c *Config) { c.Dir = dir })
-	fleet(a, again)
-	if again.ID() != b.ID() {
-		t.Fatal("not the same identity")
-	}
-	s = a.open(t, again.member())
-	defer s.Close()
-	say(t, a, s, "hello again")
+}
+
+// ownIP returns an address of this machine that no other test uses, so that a
+// port which is closed there can be opened again.
+func ownIP() string {
+	return fmt.Sprintf("127.%d.%d.%d", 64+rand.N(128), rand.N(256), 1+rand.N(254))
 }
 
 // A connection that has died without a word is found out and replaced.
@@ -333,12 +348,24 @@ func TestControlStaleConnection(t *testing.T) {
 	a.run(t)
 	hole := newHole(t, b.Addr())
 	fleet(a, b)
-	via := proto.Member{ID: b.ID(), Addr: hole.addr}
-	s := a.open(t, via)
+	// On a busy machine a connection may be too slow for this test's short
+	// limit, but not again and again.
+	open := func(addr string) io.ReadWriteCloser {
+		for deadline := time.Now().Add(patience); ; {
+			s, err := a.OpenControl(t.Context(), proto.Member{ID: b.ID(), Addr: addr})
+			if err == nil {
+				return s
+			}
+			if time.Now().After(deadline) {
+				t.Fatal(err)
+			}
+		}
+	}
+	s := open(hole.addr)
 	defer s.Close()
 	say(t, a, s, "hello")
 	hole.swallow()
-	again := a.open(t, b.member())
+	again := open(b.Addr())
 	defer again.Close()
 	say(t, a, again, "hello again")
 }

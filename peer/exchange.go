@@ -287,12 +287,10 @@ func (h *Host) copy(w io.Writer, body io.Reader, n int64, watch *watch) error {
 			}
 			left -= int64(k)
 		}
-		switch {
-		case err == io.EOF && left == 0:
+		if err == io.EOF && left == 0 {
 			return nil
-		case err == io.EOF:
-			return fmt.Errorf("the body ended %d bytes short: %w", left, io.ErrUnexpectedEOF)
-		case err != nil:
+		}
+		if err != nil {
 			return fmt.Errorf("the body broke off %d bytes short: %w", left, err)
 		}
 	}

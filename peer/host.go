@@ -267,6 +267,7 @@ func (h *Host) SetMembers(ms []proto.Member) {
 		h.log.Warn("a member can't be let in: its ID must be a peer ID, "+
 			"and with peer.security none its address an IP address", "peer", m.ID, "name", m.Name, "address", m.Addr)
 	}
+	h.control.part()
 }
 
 // HandleControl sets what is done with control streams that others open; call

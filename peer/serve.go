@@ -129,6 +129,7 @@ type transfer struct {
 	size     int64 // of the blob
 	head     bool
 	file     *os.File
+	fill     <-chan struct{} // the blob's Done when file was opened
 	started  bool
 }
 
@@ -161,12 +162,13 @@ func (t *transfer) run(ctx context.Context) int {
 // ready waits for the chunk at t.off, sees to it that t.file is open there, and
 // returns the end of what is here from there on without a gap, t.end at most.
 //
-// The file is opened anew after a wait, and the chunk looked for again: a blob
-// that was found wrong as a whole begins anew in another file.
+// A blob that is found wrong as a whole begins anew in another file, and its
+// Done is another channel then. So the file is opened anew when that has
+// changed, and not held over a wait.
 func (t *transfer) ready(ctx context.Context) (int64, error) {
 	cs := t.blob.Blob().ChunkSize()
 	i := int(t.off / cs)
-	for t.file == nil || !t.blob.Has(i) {
+	for t.file == nil || t.fill != t.blob.Done() || !t.blob.Has(i) {
 		t.closeFile()
 		if err := t.blob.Wait(ctx, i); err != nil {
 			return 0, err
@@ -189,6 +191,7 @@ func (t *transfer) closeFile() {
 
 // open opens the blob's file at t.off.
 func (t *transfer) open() error {
+	t.fill = t.blob.Done()
 	file, err := t.blob.File()
 	if err != nil {
 		return err

@@ -245,6 +245,7 @@ func (g *Gossip) Run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("gossip: %w", err), g.transport.Shutdown())
 	}
+	close(g.transport.ready)
 	g.mu.Lock()
 	g.list = list
 	g.mu.Unlock()

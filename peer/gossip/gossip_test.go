@@ -12,9 +12,11 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -65,12 +67,13 @@ func (l *logs) String() string {
 	return l.text.String()
 }
 
-func (l *logs) await(t *testing.T, words string) {
+// await waits until the log has said words, n times.
+func (l *logs) await(t *testing.T, words string, n int) {
 	t.Helper()
 	timeout := time.After(patience)
 	for {
 		l.mu.Lock()
-		found, more := strings.Contains(l.text.String(), words), l.more
+		found, more := strings.Count(l.text.String(), words) >= n, l.more
 		l.mu.Unlock()
 		if found {
 			return
@@ -327,6 +330,9 @@ func TestRestartWithTheSameIdentity(t *testing.T) {
 				select {
 				case view := <-a.Watch():
 					if len(view) == 2 && view[1] == b.self {
+						if tc.again != "" && !strings.Contains(a.log.String(), "Updating address for left or failed node b") {
+							t.Error("the identity was not taken over at its new address, but forgotten first")
+						}
 						return
 					}
 				case <-timeout:
@@ -344,8 +350,8 @@ func TestOneIdentityAtTwoAddresses(t *testing.T) {
 	a.awaitIDs(t, "a", "b")
 	copied := newMember(t, "b", Config{Join: []string{a.Addr()},
 		Self: proto.Member{ID: "b", Name: "copy", Addr: "127.0.0.1:1"}}).run(t)
-	a.log.await(t, "one identity is at two addresses")
-	copied.log.await(t, "one identity is at two addresses")
+	a.log.await(t, "one identity is at two addresses", 1)
+	copied.log.await(t, "one identity is at two addresses", 1)
 	if view := a.Members(); len(view) != 2 || view[1] != first.self {
 		t.Errorf("a sees %v, want the first b", view)
 	}
@@ -391,7 +397,7 @@ func TestWrongSecret(t *testing.T) {
 				t.Errorf("Run = %v, want ErrSecret that says what to compare and who refused", b.err)
 			}
 			if tc.tellsTheFleet {
-				a.log.await(t, "somebody with another cluster secret knocks")
+				a.log.await(t, "somebody with another cluster secret knocks", 1)
 			}
 			if !sameIDs(a.Members(), []string{"a", "c"}) {
 				t.Errorf("a sees %v", a.Members())
@@ -409,7 +415,7 @@ func TestWrongSecretAtOneOfTwo(t *testing.T) {
 
 	ip := ownIP()
 	c := newMember(t, "c", Config{Join: []string{other.Addr(), ip + ":7052"}}).run(t)
-	c.log.await(t, "working alone")
+	c.log.await(t, "working alone", 1)
 	select {
 	case <-c.done:
 		t.Errorf("Run = %v, though one address has not answered", c.err)
@@ -425,7 +431,7 @@ func TestJoinTargetStartsLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := newMember(t, "a", Config{Join: []string{addr}}).run(t)
-	a.log.await(t, "working alone")
+	a.log.await(t, "memberlist: failed to join", 3)
 	b := newMember(t, "b", Config{Listen: addr}).run(t)
 	a.awaitIDs(t, "a", "b")
 	b.awaitIDs(t, "a", "b")
@@ -441,7 +447,7 @@ func TestRejoinsWhenAlone(t *testing.T) {
 	a.awaitIDs(t, "a", "b")
 	kill()
 	a.awaitIDs(t, "a")
-	a.log.await(t, "working alone")
+	a.log.await(t, "working alone", 1)
 	newMember(t, "c", Config{Listen: addr}).run(t)
 	a.awaitIDs(t, "a", "c")
 }
@@ -460,6 +466,7 @@ func TestHealsInCompany(t *testing.T) {
 	a.run(t)
 	b := newMember(t, "b", Config{Join: []string{a.Addr()}}).run(t)
 	a.awaitIDs(t, "a", "b")
+	a.log.await(t, "in the fleet", 1) // and not trying to join any more
 	newMember(t, "c", Config{Listen: addr}).run(t)
 	b.awaitIDs(t, "a", "b", "c")
 }
@@ -472,12 +479,49 @@ func (m *member) hostPort() hostPort {
 	return hp[0]
 }
 
+func TestStanding(t *testing.T) {
+	for _, tc := range []struct {
+		out     outcome
+		company bool
+		want    standing
+	}{
+		{outcome{joined: 1}, true, standingJoined},
+		{outcome{joined: 1, errs: make([]error, 2), refused: 1}, true, standingJoined},
+		{outcome{}, false, standingJoined}, // only our own address
+		{outcome{errs: make([]error, 2)}, false, standingAlone},
+		{outcome{errs: make([]error, 2), refused: 1}, false, standingAlone},
+		{outcome{errs: make([]error, 2), refused: 2}, false, standingRefused},
+		{outcome{joined: 1, errs: make([]error, 2), refused: 2}, false, standingAlone},
+	} {
+		if got := tc.out.standing(tc.company); got != tc.want {
+			t.Errorf("%+v, company %v: %d, want %d", tc.out, tc.company, got, tc.want)
+		}
+	}
+}
+
+// A member with the wrong secret is told so when its own address is among the
+// join addresses too.
+func TestWrongSecretWithOwnAddress(t *testing.T) {
+	t.Parallel()
+	a := newMember(t, "a", Config{}).run(t)
+	b := newMember(t, "b", Config{Secret: []byte("not the cluster secret at all")})
+	b.join = []hostPort{a.hostPort(), b.hostPort()}
+	b.run(t)
+	select {
+	case <-b.done:
+	case <-time.After(patience):
+	}
+	if !errors.Is(b.err, ErrSecret) {
+		t.Errorf("Run = %v\n%s", b.err, b.log)
+	}
+}
+
 func TestOwnAddressAmongTheJoinAddresses(t *testing.T) {
 	t.Parallel()
 	a := newMember(t, "a", Config{Listen: ownIP() + ":0"})
 	a.join = []hostPort{a.hostPort()}
 	a.run(t)
-	a.log.await(t, "in the fleet")
+	a.log.await(t, "in the fleet", 1)
 	b := newMember(t, "b", Config{Listen: ownIP() + ":0"})
 	b.join = []hostPort{a.hostPort(), b.hostPort()}
 	b.run(t)
@@ -501,31 +545,34 @@ func TestMetadataThatCantBeRead(t *testing.T) {
 	if _, err := list.Join([]string{a.Addr()}); err != nil {
 		t.Fatal(err)
 	}
-	a.log.await(t, "a member is left out")
+	a.log.await(t, "a member is left out", 1)
 	newMember(t, "b", Config{Join: []string{a.Addr()}}).run(t)
 	a.awaitIDs(t, "a", "b")
 }
 
-// Nobody reads Watch while members come and go: memberlist is not held up, and
+// Nobody reads Watch while members come and go: that holds nothing up, and
 // what is read in the end is the latest view.
 func TestWatchHoldsTheLatestView(t *testing.T) {
 	t.Parallel()
-	a := newMember(t, "a", Config{}).run(t)
-	for i := range 50 {
-		m := self(fmt.Sprintf("m%02d", i))
-		a.set(m.ID, &m)
-		if i%2 == 0 {
-			a.set(m.ID, nil)
+	synctest.Test(t, func(t *testing.T) {
+		g := &Gossip{self: self("a"), others: make(map[string]proto.Member),
+			watch: make(chan []proto.Member, 1), changed: make(chan struct{}, 1), lonely: make(chan struct{}, 1)}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go g.publish(ctx)
+		for i := range 50 {
+			m := self(fmt.Sprintf("m%02d", i))
+			g.set(m.ID, &m)
+			synctest.Wait()
+			if i%2 == 0 {
+				g.set(m.ID, nil)
+			}
 		}
-	}
-	var want []string
-	for _, m := range a.Members() {
-		want = append(want, m.ID)
-	}
-	if len(want) != 26 {
-		t.Fatalf("%d members, want 26", len(want))
-	}
-	a.awaitIDs(t, want...)
+		synctest.Wait()
+		if view := <-g.Watch(); len(view) != 26 || !slices.Equal(view, g.Members()) {
+			t.Errorf("Watch gives %v, Members %v", view, g.Members())
+		}
+	})
 }
 
 // Connections that say nothing take no place from a member that wants to join.
@@ -562,7 +609,7 @@ func TestBytesOfStrangersAreBounded(t *testing.T) {
 	defer c.Close()
 	a.transport.unread.Add(maxUnread + 1)
 	_, _ = c.Write([]byte{10, 0, 255, 255, 255, 1, 2, 3}) // encrypted, 16 MiB to come
-	a.log.await(t, errTooMuch.Error())
+	a.log.await(t, errTooMuch.Error(), 1)
 }
 
 func TestConfigErrors(t *testing.T) {
@@ -624,15 +671,20 @@ func TestAddr(t *testing.T) {
 	}
 }
 
-// A connection that came before Close is not in its way.
+// What came before Close is not in its way.
 func TestCloseWithoutRun(t *testing.T) {
 	t.Parallel()
 	m := newMember(t, "a", Config{})
-	c, err := net.Dial("tcp", m.Addr())
-	if err != nil {
-		t.Fatal(err)
+	for range 10 {
+		for _, network := range []string{"tcp", "udp"} {
+			c, err := net.Dial(network, m.Addr())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			_, _ = io.WriteString(c, "hello")
+		}
 	}
-	defer c.Close()
 	if err := m.Close(); err != nil {
 		t.Error(err)
 	}

@@ -61,18 +61,17 @@ func (g *Gossip) keepJoined(ctx context.Context, list *memberlist.Memberlist) er
 			retry = firstRetry
 		case <-timer.C:
 		}
-		disputed := g.disputed.Swap(false)
-		errs, refused := g.attempt(ctx, list, disputed)
+		out := g.attempt(ctx, list, g.disputed.Swap(false))
 		if ctx.Err() != nil {
 			return nil
 		}
-		now := g.standing(errs, refused)
+		now := out.standing(g.company())
 		joined = joined || now == standingJoined
 		if now == standingRefused && !joined {
-			return fmt.Errorf("gossip: %w: %w", ErrSecret, errors.Join(errs...))
+			return fmt.Errorf("gossip: %w: %w", ErrSecret, errors.Join(out.errs...))
 		}
 		if now != stood {
-			g.report(now, errs)
+			g.report(now, out.errs)
 			stood = now
 		}
 		pause := g.heal
@@ -80,7 +79,7 @@ func (g *Gossip) keepJoined(ctx context.Context, list *memberlist.Memberlist) er
 		case g.disputed.Load():
 			pause = min(retry, disputedRetry)
 			retry = min(2*retry, lastRetry)
-		case now != standingJoined:
+		case !g.company():
 			pause = retry
 			retry = min(2*retry, lastRetry)
 		default:
@@ -90,14 +89,21 @@ func (g *Gossip) keepJoined(ctx context.Context, list *memberlist.Memberlist) er
 	}
 }
 
-// standing judges the outcome of an attempt.
-func (g *Gossip) standing(errs []error, refused int) standing {
+// An outcome is what came of an attempt to join.
+type outcome struct {
+	joined  int     // addresses that let us in
+	errs    []error // one for each that could not be looked up or joined
+	refused int     // of these, those that answered and refused our secret
+}
+
+// standing judges an outcome; company says whether others are there now.
+func (o outcome) standing(company bool) standing {
 	switch {
-	case g.company() || len(errs) == 0:
+	case company || len(o.errs) == 0:
 		// Without an error and without company, all join addresses are our
 		// own: this is the first member of the fleet.
 		return standingJoined
-	case refused == len(errs):
+	case o.refused == len(o.errs) && o.joined == 0:
 		return standingRefused
 	}
 	return standingAlone
@@ -116,47 +122,47 @@ func (g *Gossip) report(now standing, errs []error) {
 }
 
 // attempt contacts the join addresses that are not live members, or all of
-// them if all is true. It returns an error for each address that could not be
-// looked up or joined, and how many of them refused our secret.
-func (g *Gossip) attempt(ctx context.Context, list *memberlist.Memberlist, all bool) (errs []error, refused int) {
-	live := make(map[netip.AddrPort]bool)
+// them if all is true, but not this member's own.
+func (g *Gossip) attempt(ctx context.Context, list *memberlist.Memberlist, all bool) outcome {
+	skip := map[netip.AddrPort]bool{netip.AddrPortFrom(g.advertise, uint16(g.transport.port)): true}
 	if !all {
 		for _, n := range list.Members() {
 			if ip, ok := netip.AddrFromSlice(n.Addr); ok {
-				live[netip.AddrPortFrom(ip.Unmap(), n.Port)] = true
+				skip[netip.AddrPortFrom(ip.Unmap(), n.Port)] = true
 			}
 		}
 	}
-	targets, errs := g.targets(ctx)
+	var out outcome
+	var targets []netip.AddrPort
+	targets, out.errs = g.targets(ctx)
 	rand.Shuffle(len(targets), func(i, j int) { targets[i], targets[j] = targets[j], targets[i] })
 	var mu sync.Mutex
 	var joining sync.WaitGroup
 	contacted := 0
 	for _, target := range targets {
-		if live[target] || contacted == joinAtOnce {
+		if skip[target] || contacted == joinAtOnce {
 			continue
 		}
 		contacted++
 		joining.Go(func() {
 			_, err := list.Join([]string{target.String()})
-			if err == nil {
-				return
-			}
 			mu.Lock()
 			defer mu.Unlock()
-			errs = append(errs, joinError(target, err))
+			if err == nil {
+				out.joined++
+				return
+			}
+			out.errs = append(out.errs, joinError(target, err))
 			if refusesSecret(err) {
-				refused++
+				out.refused++
 			}
 		})
 	}
 	joining.Wait()
-	return errs, refused
+	return out
 }
 
-// targets looks the join addresses up. This member's own may be among them, so
-// that one configuration can be used for all: it is a live member's like any
-// other.
+// targets looks the join addresses up.
 func (g *Gossip) targets(ctx context.Context) (targets []netip.AddrPort, errs []error) {
 	seen := make(map[netip.AddrPort]bool)
 	for _, j := range g.join {

@@ -36,6 +36,7 @@ type netTransport struct {
 	cancel context.CancelFunc
 	dialer net.Dialer
 	in     chan net.Conn
+	ready  chan struct{} // closed when memberlist has its own member on its list
 	tasks  sync.WaitGroup
 	unread atomic.Int64 // bytes of inbound connections that are open
 
@@ -69,6 +70,7 @@ func listen(addr *net.TCPAddr, logger *log.Logger) (*netTransport, error) {
 		NetTransport: nt,
 		port:         nt.GetAutoBindPort(),
 		in:           make(chan net.Conn),
+		ready:        make(chan struct{}),
 		conns:        make(map[*conn]struct{}),
 		inbound:      list.New(),
 	}
@@ -77,8 +79,14 @@ func listen(addr *net.TCPAddr, logger *log.Logger) (*netTransport, error) {
 	return t, nil
 }
 
-// accept hands inbound connections on.
+// accept hands inbound connections on, once memberlist is ready: while it
+// starts, it would tell who joins it that the fleet has no members.
 func (t *netTransport) accept() {
+	select {
+	case <-t.ready:
+	case <-t.ctx.Done():
+		return
+	}
 	for {
 		select {
 		case c := <-t.NetTransport.StreamCh():
