@@ -1,0 +1,33 @@
+// Package e2e pulls images with real runtimes through real Shoal processes from
+// a real registry: containerd, podman, skopeo, dockerd and crane in front,
+// docker-registry behind. It is all tests, behind the build tag e2e:
+//
+//	make e2e
+//
+// They need root and Debian's packages of those programs; where one is missing,
+// all of them are listed with the command that gets them. A missing program
+// fails the run: a check that skips itself is no check.
+//
+// # Why
+//
+// bench/fleet shows the promises in one process, with clients that are
+// libraries. What it cannot show is here: that the shipped binary works as a
+// process with a configuration file; that a runtime, configured as the README
+// says, unpacks what it pulled and runs a container of it; and what happens
+// when a process is killed, which leaves no time to tidy up.
+//
+// The containers print the checksums of their files, so that what is compared
+// is what arrived at the very end, after the runtime's own unpacking. Every
+// image is an index of two platforms, as most images are; the foreign one must
+// not leave the registry.
+//
+// What left the registry is counted by a proxy in front of it, not by Shoal.
+// The proxy slows the registry down where something has to happen in the middle
+// of a pull, so no test depends on how fast the machine is, and none asserts a
+// time. The runtimes are given no other way to the registry than through Shoal,
+// so a pull that Shoal failed cannot succeed.
+//
+// Each test has a directory, processes and ports of its own, and takes them
+// away: processes by their ID, mounts by their path, also when it fails. What
+// runs on the machine besides, such as its own dockerd, is not touched.
+package e2e

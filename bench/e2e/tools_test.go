@@ -1,0 +1,147 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/shoal-project/shoal/proto"
+)
+
+// registriesConf writes a registries.conf as the README has it, and returns
+// its path.
+func registriesConf(t *testing.T, dir, mirror string) string {
+	t.Helper()
+	file := filepath.Join(dir, "registries.conf")
+	write(t, file, fmt.Sprintf(`[[registry]]
+location = %q
+
+[[registry.mirror]]
+location = "%s/%[1]s"
+insecure = true
+`, upstream, mirror))
+	return file
+}
+
+// TestSkopeoAndPodman: skopeo copies an image through a cold node, podman pulls
+// it through the same node, which is warm then, and runs a container of it.
+func TestSkopeoAndPodman(t *testing.T) {
+	dir := workDir(t)
+	o := startOrigin(t, dir)
+	img := o.push(t, "team/app", false, 24*mib, 12*mib, 1000)
+	n := startAlone(t, dir, o, upstream)
+	conf := registriesConf(t, dir, n.Mirror)
+
+	copied := filepath.Join(dir, "copied")
+	run(t, nil, "skopeo", "--insecure-policy", "--registries-conf", conf, "copy", "docker://"+img.name(), "dir:"+copied)
+	img.checkDir(t, copied)
+	img.checkOnce(t, o)
+
+	p := newPodman(t, dir, conf)
+	p.run(t, "pull", img.name())
+	img.checkOnce(t, o) // still
+	if disk := status(t, n).Bytes.Disk; disk < img.size*9/10 {
+		t.Errorf("podman got %d bytes from the node's disk, want the image's %d", disk, img.size)
+	}
+	out := p.run(t, "run", "--rm", "--network", "none", "--cgroup-manager", "cgroupfs",
+		"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", img.name())
+	img.checkSums(t, "podman", out)
+}
+
+// checkDir checks what skopeo wrote: files that are named by their digests,
+// and the manifest.
+func (i image) checkDir(t *testing.T, dir string) {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(dir, "manifest.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := proto.DigestOf(raw).String(); got != i.digest {
+		t.Errorf("skopeo has the manifest %s, want %s", got, i.digest)
+	}
+	var manifest struct {
+		Layers []struct{ Digest proto.Digest }
+	}
+	if err := json.Unmarshal(raw, &manifest); err != nil {
+		t.Fatal(err)
+	}
+	if len(manifest.Layers) != len(i.layers) {
+		t.Fatalf("skopeo has %d layers, want %d", len(manifest.Layers), len(i.layers))
+	}
+	for _, l := range manifest.Layers {
+		data, err := os.ReadFile(filepath.Join(dir, l.Digest.Hex()))
+		if err != nil {
+			t.Error(err)
+		} else if got := proto.DigestOf(data); got != l.Digest {
+			t.Errorf("skopeo's file %s has the digest %s", l.Digest, got)
+		}
+	}
+}
+
+// A podman has its storage in a directory of the test.
+type podman struct {
+	env  []string
+	args []string
+}
+
+func newPodman(t *testing.T, dir, registriesConf string) podman {
+	t.Helper()
+	storage := filepath.Join(dir, "storage.conf")
+	root := filepath.Join(dir, "podman")
+	write(t, storage, fmt.Sprintf("[storage]\ndriver = \"overlay\"\ngraphroot = %q\nrunroot = %q\n",
+		filepath.Join(root, "root"), filepath.Join(root, "run")))
+	p := podman{
+		env:  []string{"CONTAINERS_REGISTRIES_CONF=" + registriesConf, "CONTAINERS_STORAGE_CONF=" + storage},
+		args: []string{"--runtime", lookPath(t, "runc"), "--tmpdir", filepath.Join(root, "tmp")},
+	}
+	t.Cleanup(func() {
+		killMentioning(t, root) // conmon of a container that was left
+	})
+	return p
+}
+
+func (p podman) run(t *testing.T, args ...string) string {
+	t.Helper()
+	return run(t, p.env, "podman", append(p.args[:len(p.args):len(p.args)], args...)...)
+}
+
+// TestCrane: crane pulls from the mirror as if it were the registry, with the
+// upstream's name before the repository's, and everything in its file is right.
+func TestCrane(t *testing.T) {
+	dir := workDir(t)
+	o := startOrigin(t, dir)
+	img := o.push(t, "team/app", false, 24*mib, 1000)
+	n := startAlone(t, dir, o, upstream)
+	file := filepath.Join(dir, "app.tar")
+	run(t, nil, "crane", "pull", "--insecure", "--platform", "linux/"+runtime.GOARCH, n.Mirror+"/"+img.name(), file)
+	run(t, nil, "crane", "validate", "--tarball", file)
+	got, err := tarball.ImageFromPath(file, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	layers, err := got.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(layers) != len(img.layers) {
+		t.Fatalf("crane has %d layers, want %d", len(layers), len(img.layers))
+	}
+	for i, l := range layers {
+		// The file has them as they came, so they have the registry's digests.
+		if d, err := l.Digest(); err != nil || d != img.layers[i].Digest {
+			t.Errorf("layer %d is %s, want %s: %v", i, d, img.layers[i].Digest, err)
+		}
+	}
+	img.checkOnce(t, o)
+	if out, err := try(t, nil, "crane", "manifest", "--insecure", n.Mirror+"/"+upstream+"/team/nothing:v1"); err == nil || !strings.Contains(err.Error(), "UNKNOWN") {
+		t.Errorf("crane asked for an image that is not there and got %q, %v", out, err)
+	}
+}
