@@ -125,7 +125,7 @@ func (b *Book) source(p *part, c int) *node {
 	var bestEta float64
 	seen := 0
 	start := b.rng.IntN(len(holders))
-	for i := range holders {
+	for i := 0; i < len(holders) && seen < sampled; i++ {
 		w := (start + i) % len(holders)
 		for free := holders[w] &^ s.busy[w]; free != 0 && seen < sampled; free &= free - 1 {
 			src := s.slots[w<<6+bits.TrailingZeros64(free)].node
