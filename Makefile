@@ -21,8 +21,8 @@ build: ## build bin/shoal
 test: ## run all unit and integration tests
 	go test ./...
 
-race: ## run them under the race detector (needs a C compiler)
-	CGO_ENABLED=1 go test -race ./...
+race: ## run them under the race detector, with fewer clients (needs a C compiler)
+	CGO_ENABLED=1 go test -race -short ./...
 
 fuzz: ## run each fuzz target for FUZZTIME (10s)
 	@for pkg in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz'); do echo "$$pkg $$f" && go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; done; done

@@ -19,8 +19,10 @@ const (
 	// pingEvery is how often a scheduler is asked for a sign of life while a
 	// pull depends on it, and silentFor how long it may give none. A process
 	// that dies is noticed at once, by its stream; this is for one that hangs.
+	// With 3 s, nodes on a machine without a free CPU left schedulers that were
+	// alive, one after the other.
 	pingEvery = time.Second
-	silentFor = 3 * time.Second
+	silentFor = 6 * time.Second
 	// retryFirst and retryMax bound the pauses between attempts to reach a
 	// scheduler; pulls do not wait for them, they go to another.
 	retryFirst = 100 * time.Millisecond

@@ -142,7 +142,10 @@ func TestOnce(t *testing.T) {
 			o := startOrigin(t)
 			img := o.push(t, "team/app", uint64(tc.nodes), 12<<20+77, 3<<20, 1000)
 			f := startFleet(t, fleet.Options{Nodes: tc.nodes, Scheduler: tc.scheduler, Origin: o.url})
-			const clients = 8
+			clients := 8
+			if testing.Short() {
+				clients = 2 // the race detector makes each ten times as dear
+			}
 			var wg sync.WaitGroup
 			start := time.Now()
 			for _, n := range f.Nodes {

@@ -10,8 +10,8 @@
 // # Why
 //
 // SCHEDULING.md lets a node without a grant for a second go to the last known
-// holders and then to the origin. Here a node does that only if it has no
-// scheduler for that long. With a live scheduler, a second without a grant is
+// holders and then to the origin. Here a node does that only if it has had no
+// scheduler for five. With a live scheduler, seconds without a grant are
 // normal when the origin is slow and the swarm is large, and the fallback would
 // turn a slow origin into a stampede. Whether the scheduler is alive is known
 // from its stream, and from its answers to pings while pulls depend on it;

@@ -45,9 +45,15 @@ type Config struct {
 	// CauseBroken for all.
 	Cause func(error) proto.Cause
 	// Patience is how long a pull waits for a scheduler before it goes to the
-	// origin alone, and for somebody's help after the origin has refused.
-	// Default 1 s: longer than the takeover by another owner takes.
+	// origin alone. Default 5 s: with the owner dead and the next ones as well,
+	// the takeover still takes less; and when a whole fleet is too busy to
+	// answer in time, the origin is the last thing that should be asked by
+	// everybody at once.
 	Patience time.Duration
+	// Help is how long a pull waits for somebody who has the blob after the
+	// origin has refused it. Default 1 s: a lease on a member that has it comes
+	// within milliseconds.
+	Help     time.Duration
 	Log      *slog.Logger          // default: none
 	Registry prometheus.Registerer // default: none
 }
@@ -79,7 +85,10 @@ func New(cfg Config) *Puller {
 		cfg.Cause = func(error) proto.Cause { return proto.CauseBroken }
 	}
 	if cfg.Patience == 0 {
-		cfg.Patience = time.Second
+		cfg.Patience = 5 * time.Second
+	}
+	if cfg.Help == 0 {
+		cfg.Help = time.Second
 	}
 	p := &Puller{cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Registry), pulls: make(map[proto.Digest]*pull)}
 	p.ctx, p.cancel = context.WithCancel(context.Background())

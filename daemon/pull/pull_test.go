@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/zeebo/blake3"
 	"go.uber.org/goleak"
@@ -123,9 +124,11 @@ func (b *bed) start(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := pull.Config{
-		Cache:  b.cache,
-		Origin: func(proto.Origin) pull.Source { return b.origin },
-		Peer:   func(id, _ string) pull.Source { return b.peers[id] },
+		Cache:    b.cache,
+		Origin:   func(proto.Origin) pull.Source { return b.origin },
+		Peer:     func(id, _ string) pull.Source { return b.peers[id] },
+		Patience: 100 * time.Millisecond,
+		Help:     100 * time.Millisecond,
 		Cause: func(err error) proto.Cause {
 			if errors.Is(err, errAbsent) {
 				return proto.CauseAbsent

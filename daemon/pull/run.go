@@ -222,10 +222,18 @@ func (r *pull) bring() error {
 			idle.Stop()
 			armed = false
 		case !armed || fired:
-			idle.Reset(r.puller.cfg.Patience)
+			idle.Reset(r.patience())
 			armed = true
 		}
 	}
+}
+
+// patience is how long the pull waits with nothing on its way.
+func (r *pull) patience() time.Duration {
+	if r.refused != nil {
+		return r.puller.cfg.Help
+	}
+	return r.puller.cfg.Patience
 }
 
 // patient reports whether the pull is as it should be and has no use for a

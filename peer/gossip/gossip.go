@@ -77,7 +77,8 @@ type Gossip struct {
 	running   bool
 	list      *memberlist.Memberlist // nil before Run and after Leave
 	others    map[string]proto.Member
-	conflicts map[string]string // ID → address that was reported last
+	at        map[string]netip.AddrPort // where the others gossip
+	conflicts map[string]string         // ID → address that was reported last
 }
 
 type hostPort struct {
@@ -94,6 +95,7 @@ func New(cfg Config) (*Gossip, error) {
 		changed:   make(chan struct{}, 1),
 		lonely:    make(chan struct{}, 1),
 		others:    make(map[string]proto.Member),
+		at:        make(map[string]netip.AddrPort),
 		conflicts: make(map[string]string),
 	}
 	if g.log == nil {
@@ -395,6 +397,12 @@ func (g *Gossip) heard(n *memberlist.Node) {
 		return
 	}
 	g.set(n.Name, &m)
+	// Noted here, while memberlist holds its lock: it changes its Nodes later.
+	if ip, ok := netip.AddrFromSlice(n.Addr); ok {
+		g.mu.Lock()
+		g.at[n.Name] = netip.AddrPortFrom(ip.Unmap(), n.Port)
+		g.mu.Unlock()
+	}
 	g.log.Debug("a member is there", "peer", m.ID, "name", m.Name, "zone", m.Zone, "address", m.Addr)
 }
 
@@ -404,6 +412,7 @@ func (g *Gossip) set(id string, m *proto.Member) {
 	_, was := g.others[id]
 	if m == nil {
 		delete(g.others, id)
+		delete(g.at, id)
 	} else {
 		g.others[id] = *m
 		delete(g.conflicts, id)

@@ -61,9 +61,13 @@ func (g *Gossip) keepJoined(ctx context.Context, list *memberlist.Memberlist) er
 			retry = firstRetry
 		case <-timer.C:
 		}
-		out := g.attempt(ctx, list, g.disputed.Swap(false))
+		disputed := g.disputed.Swap(false)
+		out := g.attempt(ctx, list, disputed)
 		if ctx.Err() != nil {
 			return nil
+		}
+		if disputed && out.joined == 0 {
+			g.disputed.Store(true) // nobody could be told otherwise
 		}
 		now := out.standing(g.company())
 		joined = joined || now == standingJoined
@@ -126,11 +130,11 @@ func (g *Gossip) report(now standing, errs []error) {
 func (g *Gossip) attempt(ctx context.Context, list *memberlist.Memberlist, all bool) outcome {
 	skip := map[netip.AddrPort]bool{netip.AddrPortFrom(g.advertise, uint16(g.transport.port)): true}
 	if !all {
-		for _, n := range list.Members() {
-			if ip, ok := netip.AddrFromSlice(n.Addr); ok {
-				skip[netip.AddrPortFrom(ip.Unmap(), n.Port)] = true
-			}
+		g.mu.Lock()
+		for _, at := range g.at {
+			skip[at] = true
 		}
+		g.mu.Unlock()
 	}
 	var out outcome
 	var targets []netip.AddrPort
