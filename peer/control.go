@@ -7,11 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/netip"
-	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/control"
@@ -21,7 +18,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/core/sec"
-	"github.com/libp2p/go-libp2p/core/transport"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	"github.com/libp2p/go-libp2p/p2p/host/peerstore/pstoremem"
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
@@ -162,7 +158,7 @@ func (c *controlPlane) stop() error {
 	c.state = planeStopping
 	for s := range c.streams {
 		if s.served {
-			_ = s.s.SetReadDeadline(longAgo) // ends a Read that waits
+			_ = s.s.SetReadDeadline(longAgo()) // ends a Read that waits
 		}
 	}
 	c.checkDrained()
@@ -181,9 +177,6 @@ func (c *controlPlane) stop() error {
 	c.tasks.Wait()
 	return err
 }
-
-// longAgo is a deadline that has passed.
-var longAgo = time.Unix(1, 0)
 
 // checkDrained closes drained when that is due; mu is held.
 func (c *controlPlane) checkDrained() {
@@ -243,6 +236,7 @@ func (c *controlPlane) serve(in network.Stream) {
 	from := in.Conn().RemotePeer()
 	_ = in.SetDeadline(time.Now().Add(c.within))
 	_, _, err := c.mux.Negotiate(in)
+	_ = in.SetDeadline(time.Time{}) // before enter, after which stop may set one
 	s := &stream{s: in, plane: c, served: true}
 	if err == nil && !c.enter(s) {
 		err = errClosed
@@ -252,7 +246,6 @@ func (c *controlPlane) serve(in network.Stream) {
 		_ = in.Reset()
 		return
 	}
-	_ = in.SetDeadline(time.Time{})
 	defer s.Close()
 	c.handler(c.ctx, from.String(), s)
 }
@@ -395,34 +388,6 @@ type dialError struct {
 func (e *dialError) Error() string { return e.text }
 func (e *dialError) Unwrap() error { return e.err }
 
-// multiaddrs returns the addresses of host:port in libp2p's form, looking the
-// host up if it is a name.
-func multiaddrs(ctx context.Context, addr string) ([]ma.Multiaddr, error) {
-	host, portText, err := net.SplitHostPort(addr)
-	if err != nil {
-		return nil, err
-	}
-	port, err := strconv.ParseUint(portText, 10, 16)
-	if err != nil {
-		return nil, fmt.Errorf("address %q has no port number", addr)
-	}
-	var ips []netip.Addr
-	if ip, err := netip.ParseAddr(host); err == nil {
-		ips = []netip.Addr{ip}
-	} else if ips, err = net.DefaultResolver.LookupNetIP(ctx, "ip", host); err != nil {
-		return nil, err
-	}
-	var out []ma.Multiaddr
-	for _, ip := range ips {
-		m, err := manet.FromNetAddr(net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip.Unmap(), uint16(port))))
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, m)
-	}
-	return out, nil
-}
-
 // A gater lets members in and nobody else. Outgoing connections need no gate:
 // whom this node dials has been chosen by ID, and must prove that ID.
 type gater struct{ c *controlPlane }
@@ -449,116 +414,6 @@ func (g *gater) InterceptSecured(dir network.Direction, id libp2ppeer.ID, addrs 
 		}
 	}
 	return true
-}
-
-// sharedTCP is libp2p's transport: it accepts from the shared port and dials
-// plain TCP. libp2p's own transport would open a port for itself, and resets
-// connections when it closes them, which can lose the last message.
-type sharedTCP struct {
-	up     transport.Upgrader
-	in     net.Listener
-	dialer net.Dialer
-}
-
-// Dial connects to raddr, where the peer id must answer.
-func (t *sharedTCP) Dial(ctx context.Context, raddr ma.Multiaddr, id libp2ppeer.ID) (transport.CapableConn, error) {
-	netw, addr, err := manet.DialArgs(raddr)
-	if err != nil {
-		return nil, err
-	}
-	conn, err := t.dialer.DialContext(ctx, netw, addr)
-	if err != nil {
-		return nil, err
-	}
-	wrapped, err := manet.WrapNetConn(conn)
-	if err != nil {
-		return nil, errors.Join(err, conn.Close())
-	}
-	scope := &network.NullScope{}
-	return t.up.Upgrade(ctx, t, wrapped, network.DirOutbound, id, scope)
-}
-
-// Listen accepts from the shared port, whatever the address.
-func (t *sharedTCP) Listen(ma.Multiaddr) (transport.Listener, error) {
-	in, err := manet.WrapNetListener(t.in)
-	if err != nil {
-		return nil, err
-	}
-	return t.up.UpgradeGatedMaListener(t, t.up.GateMaListener(in)), nil
-}
-
-// CanDial reports whether addr is one of IP and TCP.
-func (t *sharedTCP) CanDial(addr ma.Multiaddr) bool {
-	netw, _, err := manet.DialArgs(addr)
-	return err == nil && strings.HasPrefix(netw, "tcp")
-}
-
-// Protocols returns TCP's code.
-func (t *sharedTCP) Protocols() []int { return []int{ma.P_TCP} }
-
-// Proxy returns false: connections are direct.
-func (t *sharedTCP) Proxy() bool { return false }
-
-// A stream is one end of a control stream.
-type stream struct {
-	s      network.Stream
-	plane  *controlPlane
-	served bool // a handler has it
-
-	once    sync.Once
-	closed  atomic.Bool
-	reading sync.Mutex // held by a Read
-}
-
-// Read reads what the other end has written. It fails with net.ErrClosed once
-// the stream was closed here.
-func (s *stream) Read(p []byte) (int, error) {
-	s.reading.Lock()
-	defer s.reading.Unlock()
-	if s.closed.Load() {
-		return 0, net.ErrClosed
-	}
-	n, err := s.s.Read(p)
-	if err != nil && s.closed.Load() {
-		err = net.ErrClosed
-	}
-	return n, err
-}
-
-// Write writes to the other end.
-func (s *stream) Write(p []byte) (int, error) { return s.s.Write(p) }
-
-// Close closes both directions. What was written is still delivered, and a
-// Read that waits returns. Close does not block.
-func (s *stream) Close() (err error) {
-	s.once.Do(func() {
-		s.closed.Store(true)
-		err = s.s.CloseWrite()
-		_ = s.s.SetReadDeadline(longAgo)
-		if !s.plane.begin() { // libp2p is down already, and the stream with it
-			_ = s.s.Reset()
-			s.plane.leave(s)
-			return
-		}
-		go func() {
-			defer s.plane.tasks.Done()
-			s.linger()
-		}()
-	})
-	return err
-}
-
-// linger waits for the other end to close too.
-func (s *stream) linger() {
-	defer s.plane.leave(s)
-	s.reading.Lock() // the last Read has returned
-	defer s.reading.Unlock()
-	_ = s.s.SetReadDeadline(time.Now().Add(lingerWithin))
-	if _, err := io.Copy(io.Discard, s.s); err != nil {
-		_ = s.s.Reset()
-	}
-	_ = s.s.Close()
-	s.plane.closeIdle(s.s.Conn())
 }
 
 // OpenControl opens a control stream to m, over the connection to it that is

@@ -234,7 +234,7 @@ func (f *front) sort(ctx context.Context, g *guest) {
 }
 
 func (f *front) handOn(ctx context.Context, g *guest) error {
-	stop := context.AfterFunc(ctx, func() { _ = g.conn.SetReadDeadline(longAgo) })
+	stop := context.AfterFunc(ctx, func() { _ = g.conn.SetReadDeadline(longAgo()) })
 	defer stop()
 	if err := g.conn.SetReadDeadline(time.Now().Add(firstByteWithin)); err != nil {
 		return err
