@@ -176,6 +176,7 @@ func TestOriginThatLies(t *testing.T) {
 	} else if strings.Contains(err.Error(), "other content") {
 		t.Errorf("a client got a complete wrong blob: %v", err)
 	}
+	waitFor(t, "the node to give up", func() bool { return len(f.Nodes[0].Status().Pulls) == 0 })
 	o.SetFaults(registry.Faults{})
 	pullAll(t, img, f.Nodes...)
 }
@@ -191,6 +192,7 @@ func TestOriginThatLiesOnce(t *testing.T) {
 	if err := get(t.Context(), c, f.Nodes[0], img, img.Layers[0]); err == nil {
 		t.Log("the client read slowly enough not to meet the wrong byte")
 	}
+	waitFor(t, "the node to mend the blob", func() bool { return len(f.Nodes[0].Status().Pulls) == 0 })
 	if err := get(t.Context(), c, f.Nodes[0], img, img.Layers[0]); err != nil {
 		t.Errorf("after the wrong byte was found: %v", err)
 	}
