@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"hash"
-	"io"
 	"strings"
 )
 
@@ -53,20 +52,6 @@ func ParseDigest(s string) (Digest, error) {
 func DigestOf(data []byte) Digest {
 	sum := sha256.Sum256(data)
 	return Digest{text: "sha256:" + hex.EncodeToString(sum[:])}
-}
-
-// DigestFrom returns the digest of everything that r yields, by the algorithm
-// with the given OCI name.
-func DigestFrom(name string, r io.Reader) (Digest, error) {
-	newHash, _, ok := algorithm(name)
-	if !ok {
-		return Digest{}, fmt.Errorf("digest algorithm %.40q is not supported: use sha256 or sha512", name)
-	}
-	h := newHash()
-	if _, err := io.Copy(h, r); err != nil {
-		return Digest{}, err
-	}
-	return Digest{text: name + ":" + hex.EncodeToString(h.Sum(nil))}, nil
 }
 
 // IsZero reports whether d names nothing.

@@ -155,18 +155,19 @@ func (e *encoder) text(s string) {
 	e.int(len(s))
 	e.b = append(e.b, s...)
 }
-func (e *encoder) digest(d Digest)  { e.text(d.text) }
-func (e *encoder) blob(b Blob)      { e.digest(b.Digest); e.uint(uint64(b.Size)) }
-func (e *encoder) sum(s Sum)        { e.bool(!s.IsZero()); e.sumBytes(s) }
-func (e *encoder) origin(o Origin)  { e.text(o.Upstream); e.text(o.Repository); e.bool(o.Manifest) }
-func (e *encoder) sums(first []Sum) { e.int(len(first)); e.sumList(first) }
-func (e *encoder) sumBytes(s Sum) {
-	if !s.IsZero() {
+func (e *encoder) digest(d Digest) { e.text(d.text) }
+func (e *encoder) blob(b Blob)     { e.digest(b.Digest); e.uint(uint64(b.Size)) }
+func (e *encoder) origin(o Origin) { e.text(o.Upstream); e.text(o.Repository); e.bool(o.Manifest) }
+func (e *encoder) sum(s Sum) {
+	known := !s.IsZero()
+	e.bool(known)
+	if known {
 		e.b = append(e.b, s[:]...)
 	}
 }
 
-func (e *encoder) sumList(sums []Sum) {
+func (e *encoder) sums(sums []Sum) {
+	e.int(len(sums))
 	for _, s := range sums {
 		e.sum(s)
 	}

@@ -47,8 +47,12 @@ func TestParseDigest(t *testing.T) {
 }
 
 func TestDigestMatches(t *testing.T) {
-	for _, alg := range []string{"sha256", "sha512"} {
-		d, err := DigestFrom(alg, strings.NewReader("content"))
+	// The hashes of "content", by sha256sum and sha512sum.
+	for _, text := range []string{
+		"sha256:ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73",
+		"sha512:b2d1d285b5199c85f988d03649c37e44fd3dde01e5d69c50fef90651962f48110e9340b60d49a479c4c0b53f5f07d690686dd87d2481937a512e8b85ee7c617f",
+	} {
+		d, err := ParseDigest(text)
 		if err != nil {
 			t.Fatal(err)
 		}
