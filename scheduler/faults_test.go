@@ -235,17 +235,33 @@ func TestSilentNodeExpires(t *testing.T) {
 }
 
 func TestAwaitedChunkGoesFirst(t *testing.T) {
-	w := newWorld(t, 64<<20, 13)
-	w.connect("n", "", proto.RoleDaemon)
-	var leases []*proto.Lease
-	w.book.Handle(w.now, "n", &proto.Join{
-		Blob: w.blob, Origin: proto.Origin{Upstream: "docker.io", Repository: "library/alpine"}, Await: 77,
-	})
-	for _, l := range w.book.Letters() {
-		leases = append(leases, l.Message.(*proto.Lease))
-	}
-	if len(leases) == 0 || leases[0].First != 77 {
-		t.Errorf("first lease is %+v, want chunk 77, which a reader waits for", leases)
+	for _, held := range []bool{false, true} { // by a peer, or by the origin only
+		w := newWorld(t, 64<<20, 13)
+		if held {
+			sums := make([]proto.Sum, w.blob.Chunks())
+			for c := range sums {
+				sums[c] = proto.Sum{1, byte(c)}
+			}
+			w.book.Connect(w.now, proto.Member{ID: "whole"})
+			w.book.Handle(w.now, "whole", &proto.Hold{Blobs: []proto.Blob{w.blob}})
+			w.book.Connect(w.now, proto.Member{ID: "other"}) // keeps the swarm, and what it knows, alive
+			w.book.Handle(w.now, "other", &proto.Join{Blob: w.blob, Flight: proto.FullSet(w.blob.Chunks()), Await: -1})
+			w.book.Handle(w.now, "whole", &proto.Sums{Digest: w.blob.Digest, Sums: sums})
+			w.book.Letters()
+		}
+		w.book.Connect(w.now, proto.Member{ID: "n"})
+		w.book.Handle(w.now, "n", &proto.Join{
+			Blob: w.blob, Origin: proto.Origin{Upstream: "docker.io", Repository: "library/alpine"}, Await: 77,
+		})
+		var firsts []int
+		for _, l := range w.book.Letters() {
+			if m, ok := l.Message.(*proto.Lease); ok && l.To == "n" {
+				firsts = append(firsts, m.First)
+			}
+		}
+		if len(firsts) == 0 || firsts[0] != 77 {
+			t.Errorf("held by a peer %v: leases begin at %v, want first at chunk 77, which a reader waits for", held, firsts)
+		}
 	}
 }
 
