@@ -239,16 +239,6 @@ func (c *Client) Hold(b proto.Blob) {
 	}
 }
 
-// Part tells that nothing of a blob is here any more.
-func (c *Client) Part(d proto.Digest) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if box := c.boxOf(c.told[d]); box != nil {
-		box.put(&proto.Part{Digest: d})
-	}
-	delete(c.told, d)
-}
-
 // receive takes a message from the scheduler at the other end of box.
 func (c *Client) receive(box *mailbox, m proto.Message) {
 	switch m := m.(type) {
