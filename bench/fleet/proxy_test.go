@@ -11,8 +11,7 @@ import (
 	"github.com/shoal-project/shoal/daemon"
 )
 
-// behindProxy is the address at which node i's peers reach it, in place of its
-// own.
+// proxyIP is the address at which a node's peers reach it, in place of its own.
 const proxyIP = "127.0.0.2"
 
 // throughProxy configures a node so that its peers reach its peer port through
