@@ -21,7 +21,7 @@ build: ## build bin/shoal
 test: ## run all unit and integration tests
 	go test ./...
 
-race: ## run them under the race detector, with fewer clients (needs a C compiler)
+race: ## run them under the race detector, with smaller fleets (needs a C compiler)
 	CGO_ENABLED=1 go test -race -short ./...
 
 fuzz: ## run each fuzz target for FUZZTIME (10s)

@@ -144,7 +144,7 @@ func TestOnce(t *testing.T) {
 			f := startFleet(t, fleet.Options{Nodes: tc.nodes, Scheduler: tc.scheduler, Origin: o.url})
 			clients := 8
 			if testing.Short() {
-				clients = 2 // the race detector makes each ten times as dear
+				clients = 2
 			}
 			var wg sync.WaitGroup
 			start := time.Now()
