@@ -10,10 +10,14 @@ import (
 // Next returns when Tick is to be called next, or the zero time if there is
 // nothing to wait for.
 func (b *Book) Next() time.Time {
-	if len(b.alarms) == 0 {
-		return time.Time{}
+	var next time.Time
+	if len(b.alarms) > 0 {
+		next = b.alarms[0].at
 	}
-	return b.alarms[0].at
+	if len(b.dues) > 0 && (next.IsZero() || b.dues[0].due.Before(next)) {
+		next = b.dues[0].due
+	}
+	return next
 }
 
 // Tick does what is due at now: leases that have expired, seeds that did not
@@ -22,21 +26,27 @@ func (b *Book) Tick(now time.Time) {
 	for len(b.alarms) > 0 && !b.alarms[0].at.After(now) {
 		b.ring(now, heap.Pop(&b.alarms).(*alarm))
 	}
+	for len(b.dues) > 0 && !b.dues[0].due.After(now) {
+		b.expire(now, b.dues[0])
+	}
 	b.pass(now)
+}
+
+// expire ends a lease of which nobody told the end in time. A node reports a
+// failed lease itself, so it is the node that is silent.
+func (b *Book) expire(now time.Time, l *lease) {
+	b.counts.Expired++
+	l.part.node.lapsed = true
+	b.updateHungry(l.part.node)
+	b.tell(l.part.node, &proto.Revoke{Digest: l.part.swarm.blob.Digest, Lease: l.id})
+	b.endLease(l)
+	if !l.origin {
+		b.blame(now, l.part.swarm, l.source, proto.CauseStalled)
+	}
 }
 
 func (b *Book) ring(now time.Time, a *alarm) {
 	switch a.kind {
-	case alarmLease:
-		if l := b.leases[a.lease]; l != nil {
-			b.counts.Expired++
-			l.part.node.lapsed = true
-			b.tell(l.part.node, &proto.Revoke{Digest: l.part.swarm.blob.Digest, Lease: l.id})
-			b.endLease(l)
-			if !l.origin {
-				b.blame(now, l.part.swarm, l.source, proto.CauseStalled)
-			}
-		}
 	case alarmSettled:
 		b.toOrigin = append(b.toOrigin, b.active...)
 	case alarmSwarm:
@@ -58,29 +68,38 @@ func (b *Book) ring(now time.Time, a *alarm) {
 		for _, p := range a.swarm.slots {
 			if p != nil && p.strays > 0 {
 				b.land(p, nil)
-				b.toFeed = append(b.toFeed, p.node)
+				b.feeds(p.node)
 			}
 		}
 	case alarmSuspect:
 		a.node.strikes = 0
 		b.setSuspect(a.node, false)
-		b.toOffer = append(b.toOffer, a.node)
+		b.offers(a.node)
+	case alarmSlow: // another chance, as if nothing were known
+		if a.node.slow && !a.node.gone {
+			a.node.rate = 0
+			b.setSlow(a.node, false)
+			b.offers(a.node)
+		}
+	case alarmLate:
+		a.node.watched = false
+		b.feeds(a.node)
 	}
 }
 
 // The kinds of alarms.
 const (
-	alarmLease = iota
-	alarmSettled
+	alarmSettled = iota
 	alarmSwarm
 	alarmFlight
 	alarmSuspect
+	alarmLate
+	alarmSlow
 )
 
 type alarm struct {
 	at    time.Time
 	kind  int
-	lease uint64
 	swarm *swarm
 	node  *node
 }
@@ -105,3 +124,29 @@ func (a *alarms) Pop() any {
 	*a = old[:len(old)-1]
 	return x
 }
+
+// dues is a heap of the leases that are out, the one due first on top. Each
+// keeps its place, so that those that end in time leave nothing behind.
+type dues []*lease
+
+func (d dues) Len() int           { return len(d) }
+func (d dues) Less(i, j int) bool { return d[i].due.Before(d[j].due) }
+func (d dues) Swap(i, j int) {
+	d[i], d[j] = d[j], d[i]
+	d[i].at, d[j].at = i, j
+}
+func (d *dues) Push(x any) {
+	l := x.(*lease)
+	l.at = len(*d)
+	*d = append(*d, l)
+}
+func (d *dues) Pop() any {
+	old := *d
+	x := old[len(old)-1]
+	old[len(old)-1] = nil
+	*d = old[:len(old)-1]
+	return x
+}
+
+func (d *dues) add(l *lease)    { heap.Push(d, l) }
+func (d *dues) remove(l *lease) { heap.Remove(d, l.at) }

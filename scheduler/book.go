@@ -32,6 +32,9 @@ type Book struct {
 	// typical is the running median of what sources give, in bytes per second.
 	typical float64
 	alarms  alarms
+	dues    dues
+	zones   map[string]int // numbers of the zones that were seen
+	wanted  proto.Set      // room for candidates
 	// What an event has touched and pass looks at: nodes that may have room
 	// for leases, sources that may have a free slot or something new, swarms of
 	// which something may be had from the origin only.
@@ -53,11 +56,13 @@ type Counts struct {
 	PeerLeases, OriginLeases uint64 // granted
 	Failed, Expired          uint64 // leases given back; leases that nobody ended in time
 	Calls                    uint64 // seeds called
+	Doubled                  uint64 // leases on a second source for a chunk that was late
 }
 
 // node is a member with a connection to this scheduler.
 type node struct {
 	member proto.Member
+	zone   int // number of its zone
 	// out counts the leases in flight to the node, outOrigin those of them that
 	// are on the origin; used counts the leases of which it is the source.
 	out, outOrigin, used int
@@ -65,7 +70,10 @@ type node struct {
 	slots int
 	// rate is what it gives over all its slots, in bytes per second; 0 while
 	// unknown.
-	rate    float64
+	rate float64
+	// takes is what it receives over all its leases, in bytes per second; 0
+	// while unknown.
+	takes   float64
 	strikes int
 	suspect bool
 	slow    bool // its rate is far under the typical one
@@ -80,6 +88,9 @@ type node struct {
 	// lapsed: it has let a lease expire without a word. It gets no other until
 	// it is heard again.
 	lapsed bool
+	// toFeed and toOffer: it is in the Book's list of that name. watched: an
+	// alarm is set for the lateness of one of its leases.
+	toFeed, toOffer, watched bool
 }
 
 func (n *node) seeds() bool { return n.member.Roles&proto.RoleScheduler != 0 }
@@ -99,6 +110,7 @@ func NewBook(t Tuning, seed uint64, now time.Time) *Book {
 		nodes:   make(map[string]*node),
 		swarms:  make(map[proto.Digest]*swarm),
 		leases:  make(map[uint64]*lease),
+		zones:   make(map[string]int),
 		settled: now.Add(t.Settle),
 	}
 	b.alarm(b.settled, alarmSettled)
@@ -126,7 +138,12 @@ func (b *Book) Connect(now time.Time, m proto.Member) {
 	if _, known := b.nodes[m.ID]; known {
 		b.Disconnect(now, m.ID)
 	}
-	n := &node{member: m, slots: b.tuning.Slots, parts: make(map[proto.Digest]*part)}
+	zone, known := b.zones[m.Zone]
+	if !known {
+		zone = len(b.zones)
+		b.zones[m.Zone] = zone
+	}
+	n := &node{member: m, zone: zone, slots: b.tuning.Slots, parts: make(map[proto.Digest]*part)}
 	b.nodes[m.ID] = n
 	if n.seeds() {
 		b.seeds = append(b.seeds, n)
@@ -178,8 +195,7 @@ func (b *Book) Handle(now time.Time, from string, m proto.Message) {
 	}
 	if n.lapsed {
 		n.lapsed = false
-		b.updateHungry(n)
-		b.toFeed = append(b.toFeed, n)
+		b.feeds(n)
 	}
 	switch m := m.(type) {
 	case *proto.Hold:
@@ -195,13 +211,13 @@ func (b *Book) Handle(now time.Time, from string, m proto.Message) {
 	case *proto.Await:
 		if p := n.parts[m.Digest]; p != nil && p.have != nil && m.Index < p.swarm.blob.Chunks() {
 			p.await, p.swarm.awaited = m.Index, m.Index
-			b.toFeed = append(b.toFeed, n)
+			b.feeds(n)
 		}
 	case *proto.Part:
 		if p := n.parts[m.Digest]; p != nil {
 			b.dropPart(p)
 			b.askSums(now, p.swarm)
-			b.toFeed = append(b.toFeed, n)
+			b.feeds(n)
 		}
 	case *proto.Decline:
 		if s := b.swarms[m.Digest]; s != nil && s.called == n {
@@ -225,7 +241,7 @@ func (b *Book) hold(now time.Time, n *node, blob proto.Blob) {
 	b.completePart(p)
 	p.told = false // it knows more by now
 	b.askSums(now, p.swarm)
-	b.toOffer = append(b.toOffer, n)
+	b.offers(n)
 }
 
 func (b *Book) join(now time.Time, n *node, m *proto.Join) {
@@ -265,9 +281,9 @@ func (b *Book) join(now time.Time, n *node, m *proto.Join) {
 		b.alarm(now.Add(b.tuning.OriginWithin), alarmFlight).swarm = s
 	}
 	b.askSums(now, s)
-	b.toFeed = append(b.toFeed, n)
-	b.toOffer = append(b.toOffer, n)
-	if p.have.Count() == s.blob.Chunks() {
+	b.feeds(n)
+	b.offers(n)
+	if p.count == s.blob.Chunks() {
 		b.completePart(p)
 	}
 }
@@ -280,34 +296,43 @@ func (b *Book) done(now time.Time, n *node, m *proto.Done) {
 	s := p.swarm
 	if p.have == nil { // the node's word that the blob is whole came before
 		if s.sums[m.Index].IsZero() {
-			s.sums[m.Index] = m.Sum
+			s.learn(m.Index, m.Sum)
 			b.feedHungry(s)
 		}
 		return
 	}
-	l := b.leases[m.Lease]
-	if l != nil && (l.part != p || !l.covers(m.Index) || p.have.Has(m.Index)) {
-		l = nil
-	}
-	if s.sums[m.Index].IsZero() {
-		s.sums[m.Index] = m.Sum
+	s.learn(m.Index, m.Sum)
+	if l := b.leases[m.Lease]; l != nil && l.part == p && l.covers(m.Index) && !p.have.Has(m.Index) {
+		b.measure(now, l, s.blob.Chunk(m.Index).Size, m.Took)
 	}
 	b.gain(p, m.Index)
+	b.settle(p, m.Index, m.Lease)
 	if s.sums[m.Index].IsZero() {
 		p.told = false // it knows more by now
 		b.askSums(now, s)
 	}
-	if l != nil {
-		b.measure(l, s.blob.Chunk(m.Index).Size, m.Took)
+	if p.count == s.blob.Chunks() {
+		b.completePart(p)
+	}
+	b.feeds(n)
+	b.offers(n)
+}
+
+// settle ends the leases of p of which chunk c was the last that had not come.
+// The node is told of those but the one by which it came.
+func (b *Book) settle(p *part, c int, by uint64) {
+	for i := len(p.leases) - 1; i >= 0; i-- {
+		l := p.leases[i]
+		if !l.covers(c) {
+			continue
+		}
 		if l.left--; l.left == 0 {
+			if l.id != by {
+				b.tell(p.node, &proto.Revoke{Digest: p.swarm.blob.Digest, Lease: l.id})
+			}
 			b.endLease(l)
 		}
 	}
-	if p.have.Count() == s.blob.Chunks() {
-		b.completePart(p)
-	}
-	b.toFeed = append(b.toFeed, n)
-	b.toOffer = append(b.toOffer, n)
 }
 
 func (b *Book) fail(now time.Time, n *node, m *proto.Fail) {
@@ -318,7 +343,7 @@ func (b *Book) fail(now time.Time, n *node, m *proto.Fail) {
 	l := b.leases[m.Lease]
 	if l == nil || l.part != p {
 		b.land(p, nil) // a lease of another scheduler
-		b.toFeed = append(b.toFeed, n)
+		b.feeds(n)
 		return
 	}
 	b.counts.Failed++
@@ -339,8 +364,8 @@ func (b *Book) sums(now time.Time, n *node, m *proto.Sums) {
 	}
 	s := p.swarm
 	for i, sum := range m.Sums {
-		if c := m.First + i; c < len(s.sums) && s.sums[c].IsZero() && p.has(c) {
-			s.sums[c] = sum
+		if c := m.First + i; c < len(s.sums) && p.has(c) {
+			s.learn(c, sum)
 		}
 	}
 	if m.First+len(m.Sums) < len(s.sums) {
@@ -353,7 +378,7 @@ func (b *Book) sums(now time.Time, n *node, m *proto.Sums) {
 // feedHungry looks again at all nodes that wait for something of s.
 func (b *Book) feedHungry(s *swarm) {
 	for _, q := range s.hungry {
-		b.toFeed = append(b.toFeed, q.node)
+		b.feeds(q.node)
 	}
 }
 

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -164,16 +165,94 @@ func testTakeover(t *testing.T, seed uint64) {
 	}
 }
 
+// TestZonesGetOneCopyEach: each zone gets each chunk from outside once, from the
+// origin, a seed or another zone, and it costs hardly any time.
 func TestZonesGetOneCopyEach(t *testing.T) {
-	w := newWorld(t, 64<<20, 9)
 	zone := func(i int) string { return fmt.Sprintf("z%d", i%4) }
-	names := w.rollout(32, true, zone)
+	sizes := []int{16, 32, 64, 128}
+	if testing.Short() {
+		sizes = sizes[:2]
+	}
+	for _, nodes := range sizes {
+		for _, seed := range []string{"", "core", "z0"} { // in no zone of the nodes, or in one
+			w := newWorld(t, 64<<20, 9)
+			if seed != "" {
+				w.connect("seed", seed, proto.RoleScheduler)
+			}
+			names := w.rollout(nodes, false, zone)
+			w.run()
+			n, f := float64(nodes), float64(w.blob.Size)
+			ratio := w.last(names...).Seconds() / max(f/w.rate, n*f/(w.rate+n*w.rate))
+			copies := float64(w.crossing) / f / 4
+			if seed == "" { // what comes from the origin crosses as well
+				copies += 0.25
+			}
+			t.Logf("%d nodes, seed in %q: %.3f × the fluid bound, %.2f copies crossed into each zone", nodes, seed, ratio, copies)
+			if copies > 1.01 || ratio > 1.3 {
+				t.Errorf("%d nodes, seed in %q: %.2f × the fluid bound and %.2f copies into each zone, want 1.3 and 1.01 at most", nodes, seed, ratio, copies)
+			}
+		}
+	}
+}
+
+// TestSlowNodes: a tenth of the nodes at a tenth of the rate hold nobody up.
+func TestSlowNodes(t *testing.T) {
+	for _, zones := range []int{1, 4} {
+		w := newWorld(t, 64<<20, 5)
+		w.connect("seed", "", proto.RoleScheduler)
+		names := w.rollout(40, false, func(i int) string { return fmt.Sprintf("z%d", i%zones) })
+		var others []string
+		for i, id := range names {
+			if i%10 == 3 {
+				w.slow[id] = 10
+			} else {
+				others = append(others, id)
+			}
+		}
+		w.audited = true
+		w.run()
+		w.last(names...)
+		bound := float64(w.blob.Size) / w.rate
+		ratio := w.last(others...).Seconds() / bound
+		t.Logf("%d zones: the last of the others at %.3f × the fluid bound, %+v", zones, ratio, w.book.Counts())
+		if ratio > 1.4 {
+			t.Errorf("%d zones: the last of the others at %.2f × the fluid bound, want 1.4 at most", zones, ratio)
+		}
+		for _, id := range names {
+			if n := w.book.nodes[id]; n.slow && w.slow[id] == 0 {
+				t.Errorf("%s is taken for slow", id)
+			}
+		}
+	}
+}
+
+// TestFastSourceGetsSlots: one with ten times the bandwidth of the others serves
+// more of them at a time, without being told that it can.
+func TestFastSourceGetsSlots(t *testing.T) {
+	w := newWorld(t, 64<<20, 5)
+	w.connect("seed", "", proto.RoleScheduler)
+	w.slow["seed"], w.slow[""] = 0.1, 0.1
+	w.uplinks = 0.2 // the others could take more than they give each other
+	names := w.rollout(40, false, nowhere)
+	most, others := 0, 0
+	var look func()
+	look = func() {
+		most = max(most, w.book.nodes["seed"].slots)
+		for _, id := range names {
+			others = max(others, w.book.nodes[id].slots)
+		}
+		if len(w.finished) < 40 {
+			w.after(10*time.Millisecond, look)
+		}
+	}
+	look()
 	w.run()
-	last := w.last(names...)
-	copies := float64(w.crossing) / float64(w.blob.Size) / 3
-	t.Logf("last %.2fs, %.2f copies crossed into each zone that has no seed", last.Seconds(), copies)
-	if copies > 2 {
-		t.Errorf("%.2f copies crossed into each zone, want about 1", copies)
+	w.last(names...)
+	if most < 8 || most > DefaultTuning().MaxSlots {
+		t.Errorf("the seed got %d slots", most)
+	}
+	if others > DefaultTuning().Slots+1 { // one more is the trial
+		t.Errorf("one of the others got %d slots", others)
 	}
 }
 
@@ -331,7 +410,8 @@ func TestBookSurvivesAnything(t *testing.T) {
 				if len(leases) > 0 {
 					l := rapid.SampledFrom(leases).Draw(t, "lease")
 					m.Lease, m.Digest, m.Index = l.ID, l.Digest, l.First+rapid.IntRange(0, l.Count).Draw(t, "of")
-					m.Sum, m.Took = proto.Sum{1}, time.Millisecond
+					m.Sum = proto.Sum{1}
+					m.Took = rapid.SampledFrom([]time.Duration{time.Millisecond, 20 * time.Millisecond}).Draw(t, "took")
 				}
 				b.Handle(now, node.Draw(t, "node"), m)
 			},
@@ -372,8 +452,11 @@ func TestBookSurvivesAnything(t *testing.T) {
 	})
 }
 
+// fataler is a *testing.T or *rapid.T.
+type fataler interface{ Fatalf(string, ...any) }
+
 // audit checks that a Book's tables agree with each other.
-func audit(t *rapid.T, b *Book) {
+func audit(t fataler, b *Book) {
 	used, out := make(map[*node]int), make(map[*node]int)
 	for _, l := range b.leases {
 		out[l.part.node]++
@@ -417,8 +500,92 @@ func audit(t *rapid.T, b *Book) {
 		if wants != s.wants || parts != s.parts {
 			t.Fatalf("swarm counts %d of %d parts incomplete, there are %d of %d", s.wants, s.parts, wants, parts)
 		}
-		if s.active() && (!slices.Equal(copies, s.copies) || originOut != s.originOut) {
-			t.Fatalf("copies %v and %d on the origin, counted %v and %d", s.copies, s.originOut, copies, originOut)
+		if s.active() {
+			auditTallies(t, s)
+		}
+		if s.active() && (!slices.Equal(copies, s.rarity.copies) || originOut != s.originOut) {
+			t.Fatalf("copies %v and %d on the origin, counted %v and %d", s.rarity.copies, s.originOut, copies, originOut)
+		}
+	}
+}
+
+// auditTallies checks what a swarm counts against its parts.
+func auditTallies(t fataler, s *swarm) {
+	spare, wanted, fast := newTally(s.chunks()), newTally(s.chunks()), make([]int32, s.chunks())
+	whole, free, hungry := 0, 0, 0
+	zones := make(map[int][]int32)
+	for _, p := range s.slots {
+		if p == nil {
+			continue
+		}
+		n := p.node
+		if want := !p.mute && !n.suspect && n.used < n.slots && !n.slow && (p.whole || p.count > 0); want != (p.fpos >= 0) {
+			t.Fatalf("%s is free: %v, want %v", n.member.ID, p.fpos >= 0, want)
+		}
+		switch {
+		case p.fpos < 0:
+		case p.whole:
+			whole, free = whole+1, free+1
+		default:
+			free++
+			spare.count(p.have, true)
+		}
+		if p.hpos >= 0 {
+			hungry++
+			for w := range p.have {
+				wanted.word(w, p.missing(w), true)
+			}
+		}
+		if !p.whole && p.count != p.have.Count() {
+			t.Fatalf("%s counts %d chunks of %d", n.member.ID, p.count, p.have.Count())
+		}
+		z := zones[n.zone]
+		if z == nil {
+			z = make([]int32, s.chunks())
+			zones[n.zone] = z
+		}
+		for c := range s.chunks() {
+			if p.leased.Has(c) && n.local() {
+				z[c]++
+			}
+			if bitAt(s.holdersOf(c), p.slot) {
+				if n.local() {
+					z[c]++
+				}
+				if !n.slow {
+					fast[c]++
+				}
+			}
+		}
+	}
+	if !reflect.DeepEqual(spare, s.spare) || whole != s.spareWhole || free != len(s.free) {
+		t.Fatalf("spare %v, %d whole of %d, counted %v, %d of %d", spare, whole, free, s.spare, s.spareWhole, len(s.free))
+	}
+	if !reflect.DeepEqual(wanted, s.wanted) || hungry != len(s.hungry) {
+		t.Fatalf("wanted %v by %d, counted %v by %d", wanted, hungry, s.wanted, len(s.hungry))
+	}
+	if !slices.Equal(fast, s.fast) {
+		t.Fatalf("fast holders %v, counted %v", fast, s.fast)
+	}
+	for c := range s.chunks() {
+		if want := fast[c] == 0 && slices.ContainsFunc(s.holdersOf(c), func(h uint64) bool { return h != 0 }); s.lone.Has(c) != want {
+			t.Fatalf("chunk %d has slow holders only: %v, want %v", c, s.lone.Has(c), want)
+		}
+	}
+	for number, want := range zones {
+		if !slices.Equal(want, s.zone(number).copies) {
+			t.Fatalf("zone %d has %v, counted %v", number, want, s.zone(number).copies)
+		}
+	}
+	auditOrder(t, &s.rarity)
+}
+
+// auditOrder checks that the chunks stand in the order of their copies.
+func auditOrder(t fataler, r *rarity) {
+	for i, c := range r.order {
+		n := r.copies[c]
+		if int(r.pos[c]) != i || i > 0 && r.copies[r.order[i-1]] > n || int(r.start[n]) > i || int(r.start[n+1]) <= i {
+			t.Fatalf("chunk %d with %d copies stands at %d of %v, starts %v", c, n, i, r.order, r.start)
 		}
 	}
 }

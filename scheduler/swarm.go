@@ -28,11 +28,25 @@ type swarm struct {
 	// busy are the slots that cannot be a source now: all upload slots in use,
 	// suspect, or mute. slow are those whose rate is far under the typical.
 	busy, slow []uint64
-	// copies counts, per chunk, the holders and the leases in flight (W).
-	copies []int32
-	zones  map[string][]int32 // the same within a zone (Wz)
-	sums   []proto.Sum
-	hungry []*part // incomplete parts of nodes that may have another lease
+	// free are the parts that have something, a slot for it, and are not slow.
+	free parts
+	// spare are the chunks of those in free that are not whole, by how many have
+	// them, and spareWhole counts those that are; wanted are the chunks that
+	// those in hungry miss and are not being sent.
+	spare      tally
+	spareWhole int
+	wanted     tally
+	// rarity counts, per chunk, the holders and the leases in flight (W).
+	rarity rarity
+	zones  []*zoneCount // the same within a zone (Wz), by the zone's number
+	// held counts the holders of a chunk, fast those of them that are not slow;
+	// lone are the chunks that only slow ones have.
+	held, fast []int32
+	lone       proto.Set
+	sums       []proto.Sum
+	// known are the chunks that can be checked, so that peers may be asked.
+	known  proto.Set
+	hungry parts // incomplete parts of nodes that may have another lease
 
 	awaited    int // a chunk that a reader somewhere waits for, or -1
 	originOut  int
@@ -61,15 +75,17 @@ type part struct {
 	mute    bool
 	told    bool // it has told the sums of all that it has
 	answers int  // how often it answered Ask and left some out
-	// have are the chunks that are there, leased those on their way; unused
-	// when whole.
+	// have are the chunks that are there, count many, leased those on their
+	// way; unused when whole.
 	have, leased proto.Set
+	count        int
 	// strays counts the leased chunks that are on leases of another scheduler.
 	strays int
 	leases []*lease
 	// await is the chunk that a reader waits for, or -1.
 	await int
-	hpos  int // position in swarm.hungry, or -1
+	// hpos and fpos are its places in swarm.hungry and swarm.free, or -1.
+	hpos, fpos int
 }
 
 func (p *part) has(c int) bool { return p.whole || p.have.Has(c) }
@@ -81,7 +97,13 @@ type lease struct {
 	source       *node // nil for the origin
 	origin       bool
 	first, count int
-	left         int // chunks that are not done
+	left         int // chunks that are not there
+	sharing      int // leases that its source had when it began
+	// due is when it expires, at is its place among the dues. late is when it
+	// has taken so long that a second source may be tried.
+	due, late time.Time
+	at        int
+	doubled   bool // a second source is being tried
 }
 
 func (l *lease) covers(c int) bool { return c >= l.first && c < l.first+l.count }
@@ -99,19 +121,36 @@ func setBit(set []uint64, i int, v bool) {
 
 func (s *swarm) holdersOf(c int) []uint64 { return s.holders[c*s.stride : (c+1)*s.stride] }
 
-// zone returns the copies per chunk in a zone.
-func (s *swarm) zone(name string) []int32 {
-	z := s.zones[name]
-	if z == nil {
-		z = make([]int32, s.blob.Chunks())
-		s.zones[name] = z
+// copies returns how many nodes have chunk c or are being sent it.
+func (s *swarm) copies(c int) int32 { return s.rarity.copies[c] }
+
+// local reports whether what n has counts as copies in its zone. What a seed has
+// does not: if its zone had to live on it, its uplink, which all zones depend
+// on, would send the same chunks again and again. Nor does what a slow node has,
+// since nobody would be sent to it.
+func (n *node) local() bool { return !n.seeds() && !n.slow }
+
+// add counts a copy of chunk c, there or in flight, and sub takes it back.
+func (s *swarm) add(p *part, c int) {
+	s.rarity.add(c)
+	if p.node.local() {
+		s.zone(p.node.zone).add(c)
 	}
-	return z
 }
 
-func (s *swarm) count(p *part, c int, by int32) {
-	s.copies[c] += by
-	s.zone(p.node.member.Zone)[c] += by
+func (s *swarm) sub(p *part, c int) {
+	s.rarity.remove(c)
+	if p.node.local() {
+		s.zone(p.node.zone).sub(c)
+	}
+}
+
+// learn takes note of the sum of chunk c.
+func (s *swarm) learn(c int, sum proto.Sum) {
+	if s.sums[c].IsZero() && !sum.IsZero() {
+		s.sums[c] = sum
+		s.known.Add(c)
+	}
 }
 
 // decline takes note that a seed will not bring the blob.
@@ -140,7 +179,7 @@ func (b *Book) enter(n *node, blob proto.Blob) *part {
 	if p := n.parts[blob.Digest]; p != nil {
 		return p
 	}
-	p := &part{node: n, swarm: s, await: -1, hpos: -1}
+	p := &part{node: n, swarm: s, await: -1, hpos: -1, fpos: -1}
 	p.slot = slices.Index(s.slots, nil)
 	if s.parts == len(s.slots) {
 		p.slot = len(s.slots)
@@ -162,9 +201,12 @@ func (b *Book) admit(p *part) {
 		s.widen(max(words, 2*s.stride))
 	}
 	p.node.busyIn = append(p.node.busyIn, p)
-	s.setBusy(p)
 	setBit(s.slow, p.slot, p.node.slow)
+	if !p.node.seeds() {
+		s.zone(p.node.zone).parts++
+	}
 	b.occupy(p)
+	s.setBusy(p)
 }
 
 // occupy counts p's chunks as copies, unless its node is not to be a source.
@@ -172,25 +214,73 @@ func (b *Book) occupy(p *part) {
 	if p.mute || p.node.suspect {
 		return
 	}
-	for c := range p.swarm.copies {
+	for c := range p.swarm.chunks() {
 		if p.has(c) {
 			p.swarm.mark(p, c)
 		}
 	}
 }
 
-// mark counts chunk c of p as a copy.
+// mark counts chunk c of p as a copy, unmark takes it back.
 func (s *swarm) mark(p *part, c int) {
 	if h := s.holdersOf(c); !bitAt(h, p.slot) {
 		setBit(h, p.slot, true)
-		s.count(p, c, 1)
+		s.add(p, c)
+		s.held[c]++
+		s.hasten(c, pick(p.node.slow, int32(0), 1))
 	}
 }
 
+func (s *swarm) unmark(p *part, c int) {
+	if h := s.holdersOf(c); bitAt(h, p.slot) {
+		setBit(h, p.slot, false)
+		s.sub(p, c)
+		s.held[c]--
+		s.hasten(c, pick(p.node.slow, int32(0), -1))
+	}
+}
+
+// hasten takes note that the holders of chunk c which are not slow have become
+// by more.
+func (s *swarm) hasten(c int, by int32) {
+	s.fast[c] += by
+	if s.held[c] > 0 && s.fast[c] == 0 {
+		s.lone.Add(c)
+	} else {
+		s.lone.Remove(c)
+	}
+}
+
+// setSlow takes note that n gives far less than what is typical, or does so no
+// more.
+func (b *Book) setSlow(n *node, slow bool) {
+	for _, p := range n.busyIn {
+		s := p.swarm
+		setBit(s.slow, p.slot, slow)
+		for c := range s.chunks() {
+			held := bitAt(s.holdersOf(c), p.slot)
+			if held {
+				s.hasten(c, pick(slow, int32(-1), 1))
+			}
+			if (held || p.leased.Has(c)) && !n.seeds() {
+				s.zone(n.zone).count(c, !slow)
+			}
+		}
+	}
+	n.slow = slow
+	for _, p := range n.busyIn {
+		p.swarm.setBusy(p)
+		b.toOrigin = append(b.toOrigin, p.swarm)
+		b.feedHungry(p.swarm) // it may have been all that a zone relied on
+	}
+}
+
+func (s *swarm) chunks() int { return len(s.rarity.copies) }
+
 // widen makes the bitsets stride words long.
 func (s *swarm) widen(stride int) {
-	holders := make([]uint64, stride*len(s.copies))
-	for c := range s.copies {
+	holders := make([]uint64, stride*s.chunks())
+	for c := range s.chunks() {
 		copy(holders[c*stride:], s.holdersOf(c))
 	}
 	s.holders, s.stride = holders, stride
@@ -198,9 +288,86 @@ func (s *swarm) widen(stride int) {
 	s.slow = append(s.slow, make([]uint64, stride-len(s.slow))...)
 }
 
-// setBusy brings p's bit in busy up to date.
+// setBusy brings p's bit in busy and its place in free up to date.
 func (s *swarm) setBusy(p *part) {
-	setBit(s.busy, p.slot, p.mute || p.node.suspect || p.node.used >= p.node.slots)
+	n := p.node
+	busy := p.mute || n.suspect || n.used >= n.slots
+	setBit(s.busy, p.slot, busy)
+	s.setFree(p, !busy && !n.slow && (p.whole || p.count > 0))
+}
+
+// parts is a set of parts, in no order.
+type parts []*part
+
+// put brings p in, or takes it out; at is where p keeps its place.
+func (l *parts) put(p *part, in bool, at func(*part) *int) {
+	list := *l
+	switch i := *at(p); {
+	case in && i < 0:
+		*at(p) = len(list)
+		*l = append(list, p)
+	case !in && i >= 0:
+		last := list[len(list)-1]
+		list[i], *at(last) = last, i
+		list[len(list)-1] = nil
+		*l = list[:len(list)-1]
+		*at(p) = -1
+	}
+}
+
+// setFree brings p into free, or out of it, and counts what it has to give.
+func (s *swarm) setFree(p *part, free bool) {
+	if free == (p.fpos >= 0) {
+		return
+	}
+	s.free.put(p, free, func(p *part) *int { return &p.fpos })
+	z := s.zone(p.node.zone)
+	if p.whole {
+		by := pick(free, 1, -1)
+		s.spareWhole += by
+		z.spareWhole += by
+		return
+	}
+	s.spare.count(p.have, free)
+	z.spare.count(p.have, free)
+}
+
+// setHungry brings p into hungry, or out of it, and counts what it wants.
+func (s *swarm) setHungry(p *part, hungry bool) {
+	if hungry == (p.hpos >= 0) {
+		return
+	}
+	s.hungry.put(p, hungry, func(p *part) *int { return &p.hpos })
+	for w := range s.known {
+		s.wanted.word(w, p.missing(w), hungry)
+	}
+}
+
+// missing returns a word of the chunks that p has not and is not being sent.
+func (p *part) missing(w int) uint64 {
+	x := ^(p.have[w] | p.leased[w])
+	if rest := uint(p.swarm.chunks() - w<<6); rest < 64 {
+		x &= 1<<rest - 1
+	}
+	return x
+}
+
+// setLeased takes note that chunk c is on its way to p, or is so no more.
+func (s *swarm) setLeased(p *part, c int, leased bool) {
+	if leased {
+		p.leased.Add(c)
+		s.add(p, c)
+	} else {
+		p.leased.Remove(c)
+		s.sub(p, c)
+	}
+	if p.hpos >= 0 && !p.have.Has(c) {
+		if leased {
+			s.wanted.sub(c)
+		} else {
+			s.wanted.add(c)
+		}
+	}
 }
 
 // updateBusy brings n's bits in busy up to date everywhere.
@@ -214,7 +381,7 @@ func (b *Book) updateBusy(n *node) {
 // activating the swarm if it is the first.
 func (b *Book) want(p *part) {
 	s, n := p.swarm, p.node
-	p.have, p.leased = proto.NewSet(s.blob.Chunks()), proto.NewSet(s.blob.Chunks())
+	p.have, p.leased, p.count = proto.NewSet(s.blob.Chunks()), proto.NewSet(s.blob.Chunks()), 0
 	s.wants++
 	n.wants = append(n.wants, p)
 	if p.seed {
@@ -223,15 +390,18 @@ func (b *Book) want(p *part) {
 	if s.wants == 1 {
 		b.activate(s)
 	}
-	b.updateHungry(n)
 }
 
 func (b *Book) activate(s *swarm) {
 	k := s.blob.Chunks()
 	s.stride, s.holders, s.busy, s.slow = 0, nil, nil, nil
-	s.copies = make([]int32, k)
-	s.zones = make(map[string][]int32)
-	s.sums = make([]proto.Sum, k)
+	s.rarity, s.zones = newRarity(k), nil
+	s.held, s.fast, s.lone = make([]int32, k), make([]int32, k), proto.NewSet(k)
+	s.spare, s.wanted, s.spareWhole = newTally(k), newTally(k), 0
+	s.sums, s.known = make([]proto.Sum, k), proto.NewSet(k)
+	if k == 1 {
+		s.known.Add(0) // its digest says the same
+	}
 	s.awaited = -1
 	b.active = append(b.active, s)
 	for _, p := range s.slots {
@@ -246,11 +416,14 @@ func (b *Book) deactivate(s *swarm) {
 		if p != nil {
 			p.node.busyIn = remove(p.node.busyIn, p)
 			p.mute, p.told, p.answers = false, false, 0
+			p.hpos, p.fpos = -1, -1
 		}
 	}
 	b.active = remove(b.active, s)
 	s.stride, s.holders, s.busy, s.slow = 0, nil, nil, nil
-	s.copies, s.zones, s.sums, s.hungry = nil, nil, nil, nil
+	s.rarity, s.zones, s.held, s.fast, s.lone = rarity{}, nil, nil, nil, nil
+	s.sums, s.known, s.hungry, s.free = nil, nil, nil, nil
+	s.spare, s.wanted = tally{}, tally{}
 	s.called, s.declined, s.asked, s.originOut = nil, nil, nil, 0
 }
 
@@ -270,18 +443,15 @@ func (b *Book) unwant(p *part) {
 
 // vacate takes back what an active swarm counts of p's chunks.
 func (b *Book) vacate(p *part) {
-	s := p.swarm
-	for c := range s.copies {
-		if h := s.holdersOf(c); bitAt(h, p.slot) {
-			setBit(h, p.slot, false)
-			s.count(p, c, -1)
-		}
+	for c := range p.swarm.chunks() {
+		p.swarm.unmark(p, c)
 	}
 }
 
 // completePart makes p a whole holder.
 func (b *Book) completePart(p *part) {
 	s := p.swarm
+	s.setFree(p, false)
 	p.whole = true
 	if p.have != nil {
 		b.unwant(p)
@@ -292,6 +462,7 @@ func (b *Book) completePart(p *part) {
 	}
 	if s.active() {
 		b.occupy(p)
+		s.setBusy(p)
 	}
 }
 
@@ -302,6 +473,10 @@ func (b *Book) dropPart(p *part) {
 		b.vacate(p)
 		if p.have != nil {
 			b.unwant(p)
+		}
+		s.setFree(p, false)
+		if !p.node.seeds() {
+			s.zone(p.node.zone).parts--
 		}
 		p.node.busyIn = remove(p.node.busyIn, p)
 		if !s.active() {
@@ -326,16 +501,26 @@ func (b *Book) gain(p *part, c int) {
 	if p.have.Has(c) {
 		return
 	}
-	p.have.Add(c)
 	if p.leased.Has(c) { // it was counted as a copy in flight
 		if p.strays > 0 && !p.onLease(c) {
 			p.strays--
 		}
-		p.leased.Remove(c)
-		s.count(p, c, -1)
+		s.setLeased(p, c, false)
+	}
+	if p.hpos >= 0 {
+		s.wanted.sub(c)
+	}
+	p.have.Add(c)
+	p.count++
+	if p.fpos >= 0 {
+		s.spare.add(c)
+		s.zone(p.node.zone).spare.add(c)
 	}
 	if !p.mute && !p.node.suspect {
 		s.mark(p, c)
+	}
+	if p.count == 1 {
+		s.setBusy(p)
 	}
 	if p.await == c {
 		p.await = -1
@@ -352,26 +537,30 @@ func (b *Book) fly(p *part, c int) {
 	if p.have.Has(c) || p.leased.Has(c) {
 		return
 	}
-	p.leased.Add(c)
 	p.strays++
-	p.swarm.count(p, c, 1)
+	p.swarm.setLeased(p, c, true)
 }
 
-// land takes back the chunks on their way to p by the lease l, or, if l is nil,
-// those of another scheduler's leases.
+// land takes back chunks on their way to p: those of the lease l, which is no
+// more among p's, or, if l is nil, those of another scheduler's leases.
 func (b *Book) land(p *part, l *lease) {
-	if l == nil && p.strays == 0 {
+	if l != nil {
+		for c := l.first; c < l.first+l.count; c++ {
+			if p.leased.Has(c) && !p.onLease(c) {
+				p.swarm.setLeased(p, c, false)
+			}
+		}
+		return
+	}
+	if p.strays == 0 {
 		return
 	}
 	for c := p.leased.Next(0); c >= 0; c = p.leased.Next(c + 1) {
-		if l != nil && l.covers(c) || l == nil && !p.onLease(c) {
-			p.leased.Remove(c)
-			p.swarm.count(p, c, -1)
+		if !p.onLease(c) {
+			p.swarm.setLeased(p, c, false)
 		}
 	}
-	if l == nil {
-		p.strays = 0
-	}
+	p.strays = 0
 }
 
 // endLease ends a lease; its chunks that are not there are to be had again.
@@ -379,8 +568,9 @@ func (b *Book) endLease(l *lease) {
 	p := l.part
 	n := p.node
 	delete(b.leases, l.id)
-	b.land(p, l)
+	b.dues.remove(l)
 	p.leases = remove(p.leases, l)
+	b.land(p, l)
 	n.out--
 	if l.origin {
 		n.outOrigin--
@@ -388,34 +578,27 @@ func (b *Book) endLease(l *lease) {
 	} else {
 		l.source.used--
 		b.updateBusy(l.source)
-		b.toOffer = append(b.toOffer, l.source)
+		b.offers(l.source)
 	}
-	b.updateHungry(n)
-	b.toFeed = append(b.toFeed, n)
+	b.feeds(n)
 	b.toOrigin = append(b.toOrigin, p.swarm)
 }
 
 // updateHungry brings n's parts in the swarms' lists of hungry ones up to date.
+// A node with room for leases becomes hungry only when it was fed and nothing
+// was to be had, so that one which goes from lease to lease is never entered.
 func (b *Book) updateHungry(n *node) {
-	hungry := n.out < b.tuning.Window && !n.lapsed
+	hungry := n.out < b.window(n) && !n.lapsed
 	for _, p := range n.wants {
 		p.swarm.setHungry(p, hungry)
 	}
 }
 
-func (s *swarm) setHungry(p *part, hungry bool) {
-	switch {
-	case hungry && p.hpos < 0:
-		p.hpos = len(s.hungry)
-		s.hungry = append(s.hungry, p)
-	case !hungry && p.hpos >= 0:
-		last := len(s.hungry) - 1
-		s.hungry[p.hpos] = s.hungry[last]
-		s.hungry[p.hpos].hpos = p.hpos
-		s.hungry[last] = nil
-		s.hungry = s.hungry[:last]
-		p.hpos = -1
+func pick[T any](first bool, a, b T) T {
+	if first {
+		return a
 	}
+	return b
 }
 
 // remove returns list without its first x, keeping the order.

@@ -14,6 +14,9 @@ type Tuning struct {
 	// 2: see Window. More slots make each copy arrive later, so that it is
 	// passed on later.
 	Slots int
+	// MaxSlots bounds the slots of a source that gives more with more of them.
+	// 32: what one with sixteen times the others' bandwidth can use.
+	MaxSlots int
 	// OriginSlots is how many leases on the origin are in flight for one blob
 	// if one node fetches all of it, a seed or the only one that wants it. 4:
 	// enough to fill a link over a round trip of 100 ms, few enough that a
@@ -38,6 +41,10 @@ type Tuning struct {
 	// MinWithin is the shortest deadline of a lease. 1 s: below it a node that
 	// is merely busy looks stalled.
 	MinWithin time.Duration
+	// LateAfter is the least time after which a second source may be tried for
+	// a chunk that somebody waits for; else it is three times what the lease
+	// should take. 250 ms: a sender that was merely busy has sent by then.
+	LateAfter time.Duration
 	// FirstWithin is the deadline per chunk while nothing is known of the
 	// source's rate. 5 s.
 	FirstWithin time.Duration
@@ -53,6 +60,9 @@ type Tuning struct {
 	// CallWait is how long a seed that was called may take to join. 1 s; after
 	// that the nodes go to the origin themselves.
 	CallWait time.Duration
+	// SlowFor is after what time a source that was found to be far slower than
+	// the others is tried again. 10 s: each try costs somebody a slow chunk.
+	SlowFor time.Duration
 	// SuspectFor is how long a source with two failures in a row is not used.
 	// 5 s: by then the gossip knows whether it is dead.
 	SuspectFor time.Duration
@@ -63,16 +73,19 @@ func DefaultTuning() Tuning {
 	return Tuning{
 		Window:            2,
 		Slots:             2,
+		MaxSlots:          32,
 		OriginSlots:       4,
 		SharedOriginSlots: 2,
 		RunTime:           20 * time.Millisecond,
 		OriginRunTime:     100 * time.Millisecond,
 		MaxRun:            64,
 		MinWithin:         time.Second,
+		LateAfter:         250 * time.Millisecond,
 		FirstWithin:       5 * time.Second,
 		OriginWithin:      2 * time.Minute,
 		Settle:            300 * time.Millisecond,
 		CallWait:          time.Second,
+		SlowFor:           10 * time.Second,
 		SuspectFor:        5 * time.Second,
 	}
 }
@@ -81,16 +94,16 @@ func DefaultTuning() Tuning {
 func (t Tuning) withDefaults() Tuning {
 	d := DefaultTuning()
 	for _, f := range []struct{ v, d *int }{
-		{&t.Window, &d.Window}, {&t.Slots, &d.Slots}, {&t.OriginSlots, &d.OriginSlots}, {&t.MaxRun, &d.MaxRun}, {&t.SharedOriginSlots, &d.SharedOriginSlots},
+		{&t.Window, &d.Window}, {&t.Slots, &d.Slots}, {&t.MaxSlots, &d.MaxSlots}, {&t.OriginSlots, &d.OriginSlots}, {&t.MaxRun, &d.MaxRun}, {&t.SharedOriginSlots, &d.SharedOriginSlots},
 	} {
 		if *f.v == 0 {
 			*f.v = *f.d
 		}
 	}
 	for _, f := range []struct{ v, d *time.Duration }{
-		{&t.RunTime, &d.RunTime}, {&t.OriginRunTime, &d.OriginRunTime}, {&t.MinWithin, &d.MinWithin},
+		{&t.RunTime, &d.RunTime}, {&t.OriginRunTime, &d.OriginRunTime}, {&t.MinWithin, &d.MinWithin}, {&t.LateAfter, &d.LateAfter},
 		{&t.FirstWithin, &d.FirstWithin}, {&t.OriginWithin, &d.OriginWithin}, {&t.Settle, &d.Settle},
-		{&t.CallWait, &d.CallWait}, {&t.SuspectFor, &d.SuspectFor},
+		{&t.CallWait, &d.CallWait}, {&t.SuspectFor, &d.SuspectFor}, {&t.SlowFor, &d.SlowFor},
 	} {
 		if *f.v == 0 {
 			*f.v = *f.d

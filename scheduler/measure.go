@@ -1,0 +1,101 @@
+package scheduler
+
+import (
+	"time"
+)
+
+// What is believed of the links, from how long chunks took. Nobody configures
+// it, and it changes with the network.
+
+const (
+	// weightOfNew is how much a new measurement counts against the old ones.
+	weightOfNew = 0.3
+	// slowRatio is how many times less than what is typical makes a node slow.
+	slowRatio = 4
+	// spare is how much more than what is typical of so many slots a source has
+	// to give before it gets another one, so that noise gives it none.
+	spare = 1.15
+)
+
+// measure takes the time of a chunk into account.
+func (b *Book) measure(now time.Time, l *lease, size int64, took time.Duration) {
+	rate := float64(size) / max(took.Seconds(), 1e-6)
+	if l.origin {
+		average(&l.part.swarm.originRate, rate)
+		return
+	}
+	src, n := l.source, l.part.node
+	src.strikes = 0
+	// The others had their share of either link, those that were there from the
+	// lease's start to its end at least.
+	given, taken := rate*float64(max(min(src.used, l.sharing), 1)), rate*float64(max(n.out, 1))
+	if b.tooSlow(given) {
+		// It is the fault of the one that is not known to be faster with others;
+		// if nothing is known of either, nothing is learned.
+		fastSource, fastTaker := src.rate > 0 && !b.tooSlow(src.rate), n.takes > 0 && !b.tooSlow(n.takes)
+		switch {
+		case fastSource && !fastTaker:
+			average(&n.takes, taken)
+			return
+		case !fastSource && !fastTaker && (src.rate == 0 || n.takes == 0):
+			return
+		case fastTaker && !fastSource:
+			taken = n.takes
+		}
+	}
+	average(&n.takes, taken)
+	average(&src.rate, given)
+	b.learnTypical(src.rate)
+	if slow := b.tooSlow(src.rate); slow != src.slow {
+		b.setSlow(src, slow)
+		if slow {
+			b.alarm(now.Add(b.tuning.SlowFor), alarmSlow).node = src
+		}
+	}
+	b.fitSlots(src)
+}
+
+// tooSlow reports whether a rate is far under the typical one.
+func (b *Book) tooSlow(rate float64) bool { return rate < b.typical/slowRatio }
+
+func average(v *float64, sample float64) {
+	if *v == 0 {
+		*v = sample
+		return
+	}
+	*v += weightOfNew * (sample - *v)
+}
+
+// learnTypical moves the running median by the same small factor at each
+// sample that is over or under it (frugal streaming, Ma, Muthukrishnan and
+// Sandler, 2013).
+func (b *Book) learnTypical(rate float64) {
+	switch {
+	case b.typical == 0:
+		b.typical = rate
+	case rate > b.typical:
+		b.typical *= 1.02
+	default:
+		b.typical /= 1.02
+	}
+}
+
+// fitSlots gives a source that was found to give more than what is typical more
+// slots, one at a time, and takes them back. A source of which the receivers
+// could take more is one whose uploads are faster than others': where all links
+// are alike, and the receivers' are full, more slots would only make each chunk
+// arrive later.
+func (b *Book) fitSlots(n *node) {
+	t := b.tuning
+	perSlot := b.typical / float64(t.Slots)
+	switch slots := n.slots; {
+	case n.used >= slots && slots < t.MaxSlots && n.rate > spare*perSlot*float64(slots+1):
+		n.slots++
+	case slots > t.Slots && n.rate < perSlot*float64(slots):
+		n.slots--
+	default:
+		return
+	}
+	b.updateBusy(n)
+	b.offers(n)
+}
