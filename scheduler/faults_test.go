@@ -503,8 +503,8 @@ func audit(t fataler, b *Book) {
 		if s.active() {
 			auditTallies(t, s)
 		}
-		if s.active() && (!slices.Equal(copies, s.rarity.copies) || originOut != s.originOut) {
-			t.Fatalf("copies %v and %d on the origin, counted %v and %d", s.rarity.copies, s.originOut, copies, originOut)
+		if s.active() && (!slices.Equal(copies, s.all) || originOut != s.originOut) {
+			t.Fatalf("copies %v and %d on the origin, counted %v and %d", s.all, s.originOut, copies, originOut)
 		}
 	}
 }
@@ -545,11 +545,11 @@ func auditTallies(t fataler, s *swarm) {
 			zones[n.zone] = z
 		}
 		for c := range s.chunks() {
-			if p.leased.Has(c) && n.local() {
+			if p.leased.Has(c) && n.spreads() {
 				z[c]++
 			}
 			if bitAt(s.holdersOf(c), p.slot) {
-				if n.local() {
+				if n.spreads() {
 					z[c]++
 				}
 				if !n.slow {
@@ -576,6 +576,19 @@ func auditTallies(t fataler, s *swarm) {
 		if !slices.Equal(want, s.zone(number).copies) {
 			t.Fatalf("zone %d has %v, counted %v", number, want, s.zone(number).copies)
 		}
+	}
+	spread := make([]int32, s.chunks())
+	none := 0
+	for c := range s.chunks() {
+		for _, z := range zones {
+			spread[c] += z[c]
+		}
+		if s.all[c] == 0 {
+			none++
+		}
+	}
+	if !slices.Equal(spread, s.rarity.copies) || none != s.none {
+		t.Fatalf("copies that spread %v, %d chunks with none, counted %v and %d", spread, none, s.rarity.copies, s.none)
 	}
 	auditOrder(t, &s.rarity)
 }

@@ -21,14 +21,33 @@ func (b *Book) double(now time.Time, n *node) {
 			if !awaited {
 				c = p.have.NextMissing(l.first, l.first+l.count)
 			}
-			if src := b.source(p, c, nil); src != nil && src != l.source {
-				l.doubled = true
-				b.counts.Doubled++
-				b.grant(now, p, src, c)
-				return
+			src := b.source(p, c, nil)
+			if src == nil || src == l.source {
+				l.late = now.Add(b.tuning.LateAfter) // by then one may be free
+				b.watch(n, l.late)
+				continue
 			}
+			l.doubled = true
+			b.counts.Doubled++
+			b.grant(now, p, src, c)
+			return
 		}
 	}
+}
+
+// lateAfter returns how long the lease l, which begins now, may take. It goes by
+// what others give, since its source may be the one that is slow, and by what
+// the node has been found to take.
+func (b *Book) lateAfter(l *lease) time.Duration {
+	n, size := l.part.node, float64(int64(l.count)*l.part.swarm.blob.ChunkSize())
+	expected := 0.0
+	if rate := max(l.source.rate, b.typical); rate > 0 {
+		expected = size * float64(l.source.used) / rate
+	}
+	if n.takes > 0 {
+		expected = max(expected, size*float64(n.out)/n.takes)
+	}
+	return max(b.tuning.LateAfter, time.Duration(3*min(expected, 600)*float64(time.Second)))
 }
 
 // watch has n looked at again at a time.

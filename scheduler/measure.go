@@ -36,6 +36,7 @@ func (b *Book) measure(now time.Time, l *lease, size int64, took time.Duration) 
 		switch {
 		case fastSource && !fastTaker:
 			average(&n.takes, taken)
+			b.judge(now, n)
 			return
 		case !fastSource && !fastTaker && (src.rate == 0 || n.takes == 0):
 			return
@@ -46,13 +47,22 @@ func (b *Book) measure(now time.Time, l *lease, size int64, took time.Duration) 
 	average(&n.takes, taken)
 	average(&src.rate, given)
 	b.learnTypical(src.rate)
-	if slow := b.tooSlow(src.rate); slow != src.slow {
-		b.setSlow(src, slow)
-		if slow {
-			b.alarm(now.Add(b.tuning.SlowFor), alarmSlow).node = src
-		}
-	}
+	b.judge(now, n)
+	b.judge(now, src)
 	b.fitSlots(src)
+}
+
+// judge says whether n is slow, either way: a link that carries little one way
+// rarely carries much the other, and what arrives late is passed on late.
+func (b *Book) judge(now time.Time, n *node) {
+	slow := n.rate > 0 && b.tooSlow(n.rate) || n.takes > 0 && b.tooSlow(n.takes)
+	if slow == n.slow {
+		return
+	}
+	b.setSlow(n, slow)
+	if slow {
+		b.alarm(now.Add(b.tuning.SlowFor), alarmSlow).node = n
+	}
 }
 
 // tooSlow reports whether a rate is far under the typical one.

@@ -80,13 +80,13 @@ func (b *Book) originSlots(s *swarm) int {
 }
 
 // rare reports whether there is a chunk that nobody has or fetches.
-func (s *swarm) rare() bool { return s.rarity.none() > 0 }
+func (s *swarm) rare() bool { return s.none > 0 }
 
 // nextRare returns the first chunk from c on that p misses and nobody has or
 // fetches, or -1. What only p has, and nobody may fetch from it, counts no
 // copies either.
 func (p *part) nextRare(c int) int {
-	for copies := p.swarm.rarity.copies; c < len(copies); c++ {
+	for copies := p.swarm.all; c < len(copies); c++ {
 		if copies[c] == 0 && !p.have.Has(c) {
 			return c
 		}

@@ -61,7 +61,7 @@ func (b *Book) pass(now time.Time) {
 // is far slower than the others' gets one at a time: its leases keep slots of
 // sources busy that others would use better.
 func (b *Book) window(n *node) int {
-	if n.takes > 0 && b.tooSlow(n.takes) {
+	if n.slow {
 		return 1
 	}
 	return b.tuning.Window
@@ -174,7 +174,7 @@ func (b *Book) source(p *part, c int, offered *node) *node {
 		return b.slowSource(p, c, cross)
 	}
 	best := choice{book: b, part: p, chunk: c, cross: cross, holders: s.holdersOf(c)}
-	best.spareSeeds = s.copies(c) > 1 && b.seedIsNeeded(s)
+	best.spareSeeds = s.rarity.copies[c] > 0 && b.seedIsNeeded(s)
 	if offered != nil {
 		if sp := offered.parts[s.blob.Digest]; sp != nil && sp.fpos >= 0 {
 			best.consider(sp)
@@ -211,7 +211,7 @@ func (b *Book) seedIsNeeded(s *swarm) bool {
 		if p == nil || p.fpos < 0 {
 			continue
 		}
-		for _, c := range s.rarity.order[s.rarity.start[1]:s.rarity.start[2]] {
+		for _, c := range s.rarity.order[:s.rarity.start[1]] {
 			if p.has(int(c)) {
 				return true
 			}
@@ -351,7 +351,7 @@ func (b *Book) grant(now time.Time, p *part, src *node, c int) {
 	limit := min(t.MaxRun, runLength(src.rate/float64(src.slots), s.blob.ChunkSize(), t.RunTime))
 	count := 1
 	for next := c + 1; count < limit && next < s.chunks() && sp.has(next) && !p.have.Has(next) &&
-		!p.leased.Has(next) && s.copies(next) <= s.copies(c)+1 && s.known.Has(next); next++ {
+		!p.leased.Has(next) && s.rarity.copies[next] <= s.rarity.copies[c]+1 && s.known.Has(next); next++ {
 		count++
 	}
 	l := b.newLease(p, src, c, count)
@@ -369,7 +369,7 @@ func (b *Book) grant(now time.Time, p *part, src *node, c int) {
 	}
 	b.counts.PeerLeases++
 	b.send(now, l, max(within, t.MinWithin), sums)
-	l.late = now.Add(max(within, t.LateAfter))
+	l.late = now.Add(b.lateAfter(l))
 }
 
 // newLease enters a lease on count chunks from c on into the tables.

@@ -17,7 +17,7 @@ type rarity struct {
 func newRarity(chunks int) rarity {
 	r := rarity{
 		copies: make([]int32, chunks), order: make([]int32, chunks), pos: make([]int32, chunks),
-		start: []int32{0, int32(chunks), int32(chunks)},
+		start: []int32{0, int32(chunks)},
 	}
 	for c := range r.order {
 		r.order[c], r.pos[c] = int32(c), int32(c)
@@ -49,13 +49,18 @@ func (r *rarity) remove(c int) {
 	r.copies[c] = n - 1
 }
 
-// none returns how many chunks have no copy.
-func (r *rarity) none() int { return int(r.start[1]) }
+func (r *rarity) count(c int, more bool) {
+	if more {
+		r.add(c)
+	} else {
+		r.remove(c)
+	}
+}
 
-// rarest calls try with chunks that have copies, the rarest first and equals in
-// random order, until it returns true.
+// rarest calls try with chunks, the rarest first and equals in random order,
+// until it returns true.
 func (r *rarity) rarest(rng *rand.Rand, try func(c int) bool) {
-	for lo := r.start[1]; int(lo) < len(r.order); {
+	for lo := int32(0); int(lo) < len(r.order); {
 		hi := r.start[r.copies[r.order[lo]]+1]
 		i := lo + rng.Int32N(hi-lo)
 		for range hi - lo {

@@ -36,7 +36,11 @@ type swarm struct {
 	spare      tally
 	spareWhole int
 	wanted     tally
-	// rarity counts, per chunk, the holders and the leases in flight (W).
+	// all counts, per chunk, the holders and the leases in flight; none are the
+	// chunks with neither.
+	all  []int32
+	none int
+	// rarity counts those of them from which the chunk spreads (W).
 	rarity rarity
 	zones  []*zoneCount // the same within a zone (Wz), by the zone's number
 	// held counts the holders of a chunk, fast those of them that are not slow;
@@ -122,25 +126,31 @@ func setBit(set []uint64, i int, v bool) {
 func (s *swarm) holdersOf(c int) []uint64 { return s.holders[c*s.stride : (c+1)*s.stride] }
 
 // copies returns how many nodes have chunk c or are being sent it.
-func (s *swarm) copies(c int) int32 { return s.rarity.copies[c] }
+func (s *swarm) copies(c int) int32 { return s.all[c] }
 
-// local reports whether what n has counts as copies in its zone. What a seed has
-// does not: if its zone had to live on it, its uplink, which all zones depend
-// on, would send the same chunks again and again. Nor does what a slow node has,
-// since nobody would be sent to it.
-func (n *node) local() bool { return !n.seeds() && !n.slow }
+// spreads reports whether what n has counts as copies that others will have
+// theirs from. What a seed has does not: its uplink, which all depend on, would
+// send the same chunks again and again. Nor does what a slow node has, or will
+// have at some time.
+func (n *node) spreads() bool { return !n.seeds() && !n.slow }
 
 // add counts a copy of chunk c, there or in flight, and sub takes it back.
 func (s *swarm) add(p *part, c int) {
-	s.rarity.add(c)
-	if p.node.local() {
+	if s.all[c]++; s.all[c] == 1 {
+		s.none--
+	}
+	if p.node.spreads() {
+		s.rarity.add(c)
 		s.zone(p.node.zone).add(c)
 	}
 }
 
 func (s *swarm) sub(p *part, c int) {
-	s.rarity.remove(c)
-	if p.node.local() {
+	if s.all[c]--; s.all[c] == 0 {
+		s.none++
+	}
+	if p.node.spreads() {
+		s.rarity.remove(c)
 		s.zone(p.node.zone).sub(c)
 	}
 }
@@ -263,6 +273,7 @@ func (b *Book) setSlow(n *node, slow bool) {
 				s.hasten(c, pick(slow, int32(-1), 1))
 			}
 			if (held || p.leased.Has(c)) && !n.seeds() {
+				s.rarity.count(c, !slow)
 				s.zone(n.zone).count(c, !slow)
 			}
 		}
@@ -275,7 +286,7 @@ func (b *Book) setSlow(n *node, slow bool) {
 	}
 }
 
-func (s *swarm) chunks() int { return len(s.rarity.copies) }
+func (s *swarm) chunks() int { return len(s.all) }
 
 // widen makes the bitsets stride words long.
 func (s *swarm) widen(stride int) {
@@ -395,6 +406,7 @@ func (b *Book) want(p *part) {
 func (b *Book) activate(s *swarm) {
 	k := s.blob.Chunks()
 	s.stride, s.holders, s.busy, s.slow = 0, nil, nil, nil
+	s.all, s.none = make([]int32, k), k
 	s.rarity, s.zones = newRarity(k), nil
 	s.held, s.fast, s.lone = make([]int32, k), make([]int32, k), proto.NewSet(k)
 	s.spare, s.wanted, s.spareWhole = newTally(k), newTally(k), 0
@@ -421,7 +433,7 @@ func (b *Book) deactivate(s *swarm) {
 	}
 	b.active = remove(b.active, s)
 	s.stride, s.holders, s.busy, s.slow = 0, nil, nil, nil
-	s.rarity, s.zones, s.held, s.fast, s.lone = rarity{}, nil, nil, nil, nil
+	s.all, s.rarity, s.zones, s.held, s.fast, s.lone = nil, rarity{}, nil, nil, nil, nil
 	s.sums, s.known, s.hungry, s.free = nil, nil, nil, nil
 	s.spare, s.wanted = tally{}, tally{}
 	s.called, s.declined, s.asked, s.originOut = nil, nil, nil, 0
