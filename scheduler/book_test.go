@@ -42,7 +42,7 @@ type world struct {
 type simNode struct {
 	id     string
 	have   proto.Set
-	flight map[uint64]bool
+	flight map[uint64]*transfer
 	dead   bool
 	up     []*transfer // what it sends
 	down   []*transfer // what it receives
@@ -105,7 +105,7 @@ func (w *world) connect(id, zone string, roles proto.Role) {
 }
 
 func newSimNode(id string) *simNode {
-	return &simNode{id: id, flight: make(map[uint64]bool)}
+	return &simNode{id: id, flight: make(map[uint64]*transfer)}
 }
 
 func (w *world) join(id string) {
@@ -150,8 +150,15 @@ func (w *world) deliver() {
 				w.deliver()
 			})
 		case *proto.Revoke:
-			if n.flight[m.Lease] {
-				w.t.Errorf("%s was revoked a lease that it is at", n.id)
+			if t := n.flight[m.Lease]; t != nil {
+				if w.book.Counts().Doubled == 0 {
+					w.t.Errorf("%s was revoked a lease that it is at", n.id)
+				}
+				w.stop(t)
+				if w.used != nil {
+					w.used[t.from.id]--
+				}
+				delete(n.flight, m.Lease)
 			}
 		}
 	}
@@ -162,7 +169,6 @@ func (w *world) start(n *simNode, l *proto.Lease) {
 	if n.dead {
 		return
 	}
-	n.flight[l.ID] = true
 	for c := l.First; c < l.First+l.Count; c++ {
 		if n.have.Has(c) {
 			w.t.Errorf("%s got a lease on chunk %d, which it has", n.id, c)
@@ -189,15 +195,22 @@ func (w *world) link(id string) float64 {
 }
 
 // transfer sends size bytes from one node to another and then calls end.
-func (w *world) transfer(from, to *simNode, size int64, end func()) {
+func (w *world) transfer(from, to *simNode, size int64, end func()) *transfer {
 	t := &transfer{from: from, to: to, left: float64(size), since: w.now}
 	t.end = func() {
-		from.up, to.down = remove(from.up, t), remove(to.down, t)
-		w.share(from, to)
+		w.stop(t)
 		end()
 	}
 	from.up, to.down = append(from.up, t), append(to.down, t)
 	w.share(from, to)
+	return t
+}
+
+// stop takes a transfer off the links.
+func (w *world) stop(t *transfer) {
+	t.version++
+	t.from.up, t.to.down = remove(t.from.up, t), remove(t.to.down, t)
+	w.share(t.from, t.to)
 }
 
 // share brings the transfers of two nodes up to date after one of them began or
@@ -227,7 +240,6 @@ func (w *world) reckon(t *transfer) {
 	version := t.version
 	w.after(time.Duration(t.left/rate*float64(time.Second)), func() {
 		if version == t.version {
-			t.version++
 			t.end()
 		}
 	})
@@ -236,7 +248,7 @@ func (w *world) reckon(t *transfer) {
 func (w *world) chunk(n *simNode, l *proto.Lease, c int) {
 	w.flying[n.id][c] = true
 	begun := w.now
-	w.transfer(w.nodes[l.Source], n, w.blob.Chunk(c).Size, func() {
+	n.flight[l.ID] = w.transfer(w.nodes[l.Source], n, w.blob.Chunk(c).Size, func() {
 		delete(w.flying[n.id], c)
 		end := func() {
 			delete(n.flight, l.ID)
@@ -244,7 +256,7 @@ func (w *world) chunk(n *simNode, l *proto.Lease, c int) {
 				w.used[l.Source]--
 			}
 		}
-		if n.dead || !n.flight[l.ID] {
+		if n.dead || n.flight[l.ID] == nil {
 			return
 		}
 		if w.sabotage != nil {

@@ -524,6 +524,8 @@ func auditTallies(t fataler, s *swarm) {
 		}
 		switch {
 		case p.fpos < 0:
+		case n.seeds():
+			free++
 		case p.whole:
 			whole, free = whole+1, free+1
 		default:
@@ -597,7 +599,7 @@ func auditTallies(t fataler, s *swarm) {
 func auditOrder(t fataler, r *rarity) {
 	for i, c := range r.order {
 		n := r.copies[c]
-		if int(r.pos[c]) != i || i > 0 && r.copies[r.order[i-1]] > n || int(r.start[n]) > i || int(r.start[n+1]) <= i {
+		if r.has.Has(int(c)) != (n > 0) || int(r.pos[c]) != i || i > 0 && r.copies[r.order[i-1]] > n || int(r.start[n]) > i || int(r.start[n+1]) <= i {
 			t.Fatalf("chunk %d with %d copies stands at %d of %v, starts %v", c, n, i, r.order, r.start)
 		}
 	}

@@ -143,6 +143,7 @@ func (b *Book) candidates(p *part) bool {
 	b.wanted = b.wanted[:0]
 	any := uint64(0)
 	z := s.zone(p.node.zone)
+	needed := b.seedIsNeeded(s)
 	for w, known := range s.known {
 		near, far := z.spare.set[w], s.spare.set[w]
 		if z.spareWhole > 0 {
@@ -151,7 +152,13 @@ func (b *Book) candidates(p *part) bool {
 		if s.spareWhole > 0 {
 			far = ^uint64(0)
 		}
-		far &^= z.has[w]
+		seedsNear, seedsFar := b.seedsGive(s, w, p.node.zone)
+		if needed {
+			seedsNear &^= s.rarity.has[w]
+			seedsFar &^= s.rarity.has[w]
+		}
+		near |= seedsNear
+		far = (far | seedsFar) &^ z.has[w]
 		// Better from a slow one than not at all.
 		x := known & p.missing(w) & (near | far | s.lone[w])
 		b.wanted = append(b.wanted, x)
@@ -184,7 +191,7 @@ func (b *Book) source(p *part, c int, offered *node) *node {
 	if n == 0 {
 		return best.source
 	}
-	if n <= 16*s.stride {
+	if n <= max(s.stride, sampled) {
 		start := b.rng.IntN(n)
 		for i := 0; i < n && best.seen < sampled; i++ {
 			best.consider(s.free[(start+i)%n])
@@ -206,18 +213,30 @@ func (b *Book) source(p *part, c int, offered *node) *node {
 // same chunks, and a seed that sent those to all who ask would not get to the
 // rest.
 func (b *Book) seedIsNeeded(s *swarm) bool {
-	for _, n := range b.seeds {
-		p := n.parts[s.blob.Digest]
-		if p == nil || p.fpos < 0 {
-			continue
-		}
-		for _, c := range s.rarity.order[:s.rarity.start[1]] {
-			if p.has(int(c)) {
-				return true
-			}
+	if len(b.seeds) == 0 {
+		return false
+	}
+	for w, has := range s.rarity.has {
+		if near, far := b.seedsGive(s, w, 0); (near|far)&^has != 0 {
+			return true
 		}
 	}
 	return false
+}
+
+// seedsGive returns a word of the chunks that seeds with a free slot have, those
+// in a zone and the others.
+func (b *Book) seedsGive(s *swarm, w, zone int) (near, far uint64) {
+	for _, n := range b.seeds {
+		switch p := n.parts[s.blob.Digest]; {
+		case p == nil || p.fpos < 0:
+		case n.zone == zone:
+			near |= p.gives(w)
+		default:
+			far |= p.gives(w)
+		}
+	}
+	return near, far
 }
 
 // slowSource is source for a chunk that only slow nodes have.

@@ -1,6 +1,10 @@
 package scheduler
 
-import "math/rand/v2"
+import (
+	"math/rand/v2"
+
+	"github.com/shoal-project/shoal/proto"
+)
 
 // rarity counts the copies of each chunk and keeps the chunks in the order of
 // their counts, so that the rarest is found without looking at all: a count
@@ -12,12 +16,13 @@ type rarity struct {
 	// start holds, for each count, where in order the chunks with at least that
 	// many copies begin; all counts that occur, and one more, are in it.
 	start []int32
+	has   proto.Set // the chunks with copies
 }
 
 func newRarity(chunks int) rarity {
 	r := rarity{
 		copies: make([]int32, chunks), order: make([]int32, chunks), pos: make([]int32, chunks),
-		start: []int32{0, int32(chunks)},
+		start: []int32{0, int32(chunks)}, has: proto.NewSet(chunks),
 	}
 	for c := range r.order {
 		r.order[c], r.pos[c] = int32(c), int32(c)
@@ -39,14 +44,18 @@ func (r *rarity) add(c int) {
 	}
 	r.start[n+1]--
 	r.swap(c, r.start[n+1])
-	r.copies[c] = n + 1
+	if r.copies[c] = n + 1; n == 0 {
+		r.has.Add(c)
+	}
 }
 
 func (r *rarity) remove(c int) {
 	n := r.copies[c]
 	r.swap(c, r.start[n])
 	r.start[n]++
-	r.copies[c] = n - 1
+	if r.copies[c] = n - 1; n == 1 {
+		r.has.Remove(c)
+	}
 }
 
 func (r *rarity) count(c int, more bool) {

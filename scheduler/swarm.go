@@ -30,8 +30,8 @@ type swarm struct {
 	busy, slow []uint64
 	// free are the parts that have something, a slot for it, and are not slow.
 	free parts
-	// spare are the chunks of those in free that are not whole, by how many have
-	// them, and spareWhole counts those that are; wanted are the chunks that
+	// spare are the chunks of those in free that are neither whole nor seeds, by
+	// how many have them, and spareWhole counts those that are whole; wanted are the chunks that
 	// those in hungry miss and are not being sent.
 	spare      tally
 	spareWhole int
@@ -332,6 +332,9 @@ func (s *swarm) setFree(p *part, free bool) {
 		return
 	}
 	s.free.put(p, free, func(p *part) *int { return &p.fpos })
+	if p.node.seeds() {
+		return // they are few: see seedsGive
+	}
 	z := s.zone(p.node.zone)
 	if p.whole {
 		by := pick(free, 1, -1)
@@ -524,7 +527,7 @@ func (b *Book) gain(p *part, c int) {
 	}
 	p.have.Add(c)
 	p.count++
-	if p.fpos >= 0 {
+	if p.fpos >= 0 && !p.node.seeds() {
 		s.spare.add(c)
 		s.zone(p.node.zone).spare.add(c)
 	}
