@@ -32,7 +32,14 @@ import (
 //
 // Errors of the disk are wrapped; the chunk is then not in, all else is as it
 // was.
-func (b *Blob) Put(i int, data []byte) error {
+func (b *Blob) Put(i int, data []byte) error { return b.PutFunc(i, data, func() {}) }
+
+// PutFunc is Put, and calls in as soon as the chunk is in, if it was this call
+// that stored it: before the digest is brought up to it and the files are
+// synced, which may take long. Others may have read the chunk by then. in must
+// not block. That the whole turns out wrong, and the chunk with it, is still
+// possible.
+func (b *Blob) PutFunc(i int, data []byte, in func()) error {
 	if i < 0 || i >= b.chunks {
 		return b.corrupt(i, "the blob has %d chunks", b.chunks)
 	}
@@ -61,6 +68,7 @@ func (b *Blob) Put(i int, data []byte) error {
 	if err != nil {
 		return fmt.Errorf("put chunk %d of blob %s: %w", i, b.blob.Digest, err)
 	}
+	in()
 	if b.chunks == 1 {
 		return b.complete(f)
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/shoal-project/shoal/daemon/rate"
 	"github.com/shoal-project/shoal/proto"
 )
 
@@ -66,6 +67,7 @@ type Config struct {
 	Peer   PeerConfig   `koanf:"peer"`
 	Gossip GossipConfig `koanf:"gossip"`
 	Admin  AdminConfig  `koanf:"admin"`
+	Limits LimitsConfig `koanf:"limits"`
 
 	// Upstreams are the registries that may be reached, by the host (and port)
 	// that images are named with; "*" is any other, over https and at public
@@ -140,6 +142,48 @@ type AdminConfig struct {
 	// "" is none. The API asks for no password and tells which images the
 	// node pulls. Default: 127.0.0.1:7053.
 	Listen string `koanf:"listen" help:"address of /metrics, /healthz, /readyz and the admin API; empty for none"`
+}
+
+// LimitsConfig is how much of its links the node may use. Rates are written
+// 200mbit, 10gbit (bits per second), 25MB/s, 25MiB/s (bytes per second) or
+// unlimited, and are those of the blobs' bytes: what goes around them adds 4 %.
+// What the mirror sends to runtimes is not limited.
+type LimitsConfig struct {
+	// UploadRate is how fast the node sends to its peers, all together.
+	// Default: unlimited, since a fleet is as fast as what its members give, and
+	// every copy that a peer sends is one that the origin need not.
+	UploadRate rate.Rate `koanf:"uploadRate" help:"most that is sent to peers, such as 200mbit (default: unlimited)"`
+
+	// DownloadRate is how fast the node receives, from peers and origins
+	// together. Default: unlimited, since somebody waits for the image.
+	DownloadRate rate.Rate `koanf:"downloadRate" help:"most that is received from peers and origins, such as 200mbit (default: unlimited)"`
+
+	// OriginRate is how fast the node receives from origins; that counts for
+	// DownloadRate too. It is for a thin line to the outside behind which peers
+	// have a fast network. Default: unlimited.
+	OriginRate rate.Rate `koanf:"originRate" help:"most that is received from origins, such as 20mbit (default: unlimited)"`
+
+	// Schedule lists times of the day at which another rate takes the place of
+	// the three above, by the node's local time: "08:00-19:00 20mbit". A window
+	// may go over midnight ("22:00-06:00 unlimited"), begin on some weekdays
+	// only ("Mon-Fri 08:00-19:00 20mbit"), and be for one kind ("08:00-19:00
+	// upload 20mbit"; download, origin). Of windows that overlap the lowest
+	// rate holds. Default: none, the same rates at all times.
+	Schedule []string `koanf:"schedule" help:"other rates by time of the day, such as '08:00-19:00 20mbit'"`
+}
+
+// Plan returns the limits at any time. It fails if Schedule has a line that is
+// not a window.
+func (l LimitsConfig) Plan() (rate.Plan, error) {
+	p := rate.Plan{Rates: rate.Rates{Upload: l.UploadRate, Download: l.DownloadRate, Origin: l.OriginRate}}
+	for _, line := range l.Schedule {
+		w, err := rate.ParseWindow(line)
+		if err != nil {
+			return p, fmt.Errorf("limits.schedule: %w", err)
+		}
+		p.Windows = append(p.Windows, w)
+	}
+	return p, nil
 }
 
 // Upstream is one registry and how to reach it.

@@ -1,14 +1,17 @@
 package daemon_test
 
 import (
+	"math"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/shoal-project/shoal/daemon"
+	"github.com/shoal-project/shoal/daemon/rate"
 	"github.com/shoal-project/shoal/proto"
 )
 
@@ -104,6 +107,17 @@ func TestValidate(t *testing.T) {
 			[]string{`gossip.join: "localhost" is not an address`, `gossip.join: ":7052"`}},
 		{"joins others from loopback", func(c *daemon.Config) { c.Gossip.Join, c.Gossip.SecretFile = []string{"10.0.0.2:7052"}, "/s" },
 			[]string{"peer.listen: 127.0.0.1:7051 is on loopback", "gossip.listen: 127.0.0.1:7052 is on loopback"}},
+
+		{"rates", func(c *daemon.Config) {
+			c.Limits = daemon.LimitsConfig{UploadRate: 1e6 / 8, DownloadRate: 1e9, Schedule: []string{"22:00-06:00 unlimited", "Sat 08:00-19:00 origin 1mbit"}}
+		}, nil},
+		{"rates too low", func(c *daemon.Config) {
+			c.Limits = daemon.LimitsConfig{UploadRate: 1, DownloadRate: -1, OriginRate: rate.Rate(math.NaN())}
+		}, []string{"limits.uploadRate: \"8bit\" is so slow that it can't be told from a dead link; write 1mbit or more, or unlimited", "limits.downloadRate: ", "limits.originRate: "}},
+		{"windows", func(c *daemon.Config) { c.Limits.Schedule = []string{"20mbit", "08:00-19:00 20", "08:00-19:00 8kbit"} },
+			[]string{`limits.schedule: "20mbit": `, `"20" is not a rate`, `"08:00-19:00 8kbit" is so slow`}},
+		{"too many windows", func(c *daemon.Config) { c.Limits.Schedule = slices.Repeat([]string{"08:00-19:00 20mbit"}, 101) },
+			[]string{"limits.schedule: has 101 windows"}},
 
 		{"no upstreams", func(c *daemon.Config) { c.Upstreams = nil }, []string{"upstreams: ", "mirror.default: "}},
 		{"default not configured", func(c *daemon.Config) { c.Mirror.Default = "quay.example" }, []string{`mirror.default: "quay.example" is not among the upstreams`}},

@@ -22,6 +22,7 @@ import (
 	"github.com/shoal-project/shoal/daemon/origin"
 	"github.com/shoal-project/shoal/daemon/policy"
 	"github.com/shoal-project/shoal/daemon/pull"
+	"github.com/shoal-project/shoal/daemon/rate"
 	"github.com/shoal-project/shoal/peer"
 	"github.com/shoal-project/shoal/peer/gossip"
 	"github.com/shoal-project/shoal/proto"
@@ -41,6 +42,7 @@ type Daemon struct {
 	started  time.Time
 	registry *prometheus.Registry
 
+	limits   *rate.Limits
 	cache    *cache.Cache
 	origin   *origin.Client
 	host     *peer.Host
@@ -59,6 +61,7 @@ type Daemon struct {
 	// mu protects the fields below.
 	mu       sync.Mutex
 	members  []proto.Member
+	classes  map[string]pull.Class // of the members, by ID
 	joined   bool
 	draining bool
 }
@@ -77,7 +80,7 @@ func New(cfg Config, log *slog.Logger) (*Daemon, error) {
 	d := &Daemon{cfg: cfg, log: log, started: time.Now(), registry: prometheus.NewRegistry()}
 	d.registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
-	for _, open := range []func() error{d.openStore, d.openOrigin, d.openFleet, d.openDoors} {
+	for _, open := range []func() error{d.openLimits, d.openStore, d.openOrigin, d.openFleet, d.openDoors} {
 		if err := open(); err != nil {
 			return nil, errors.Join(err, d.Close())
 		}
@@ -146,7 +149,8 @@ func (d *Daemon) openFleet() error {
 	}
 	d.host, err = peer.New(peer.Config{
 		Listen: d.cfg.Peer.Listen, Advertise: d.cfg.Advertise, Dir: d.cfg.Data,
-		Insecure: d.cfg.Peer.Security == "none", Cache: d.cache, Log: d.log, Registry: d.registry,
+		Insecure: d.cfg.Peer.Security == "none", Cache: d.cache, Upload: d.limits.Upload.Wait,
+		Log: d.log, Registry: d.registry,
 	})
 	if err != nil {
 		return err
@@ -177,9 +181,11 @@ func (d *Daemon) openFleet() error {
 		Cache:  d.cache,
 		Origin: func(o proto.Origin) pull.Source { return d.origin.Source(o) },
 		Peer:   func(id, addr string) pull.Source { return d.host.Source(id, addr) },
+		Class:  d.class,
 		Join: func(dg proto.Digest, state func() *proto.Join) pull.Swarm {
 			return d.client.Join(dg, state)
 		},
+		Limit:    d.limits.Receive,
 		Cause:    cause,
 		Log:      d.log,
 		Registry: d.registry,
@@ -288,6 +294,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	g.Go(func() error { return d.client.Run(broken) })
 	g.Go(func() error { return d.puller.Run(broken) })
 	g.Go(func() error { return d.gossip.Run(broken) })
+	g.Go(func() error { return d.limits.Run(broken) })
 	g.Go(func() error { d.follow(broken); return nil })
 	g.Go(func() error {
 		select {
@@ -384,7 +391,7 @@ func (d *Daemon) follow(ctx context.Context) {
 			}
 			known = alive
 			d.mu.Lock()
-			d.members = view
+			d.members, d.classes = view, classify(d.self, view)
 			d.joined = d.joined || len(view) > 1
 			d.mu.Unlock()
 		}

@@ -30,21 +30,22 @@ var rooms = map[string][]string{
 	"peer/gossip":          {"proto"},
 	"daemon/origin":        {"proto"},
 	"daemon/admin":         {"proto"},
+	"daemon/rate":          {},
 	"daemon/policy":        {"daemon/origin", "cache", "proto"},
 	"daemon/pull":          {"cache", "proto"},
 	"daemon/pull/pulltest": {"daemon/pull", "cache", "proto"},
 	"daemon/mirror":        {"daemon/policy", "daemon/pull", "daemon/origin", "cache", "proto"},
 	"daemon": {
-		"daemon/mirror", "daemon/policy", "daemon/pull", "daemon/origin", "daemon/admin",
+		"daemon/mirror", "daemon/policy", "daemon/pull", "daemon/origin", "daemon/admin", "daemon/rate",
 		"peer", "peer/gossip", "scheduler", "cache", "proto",
 	},
-	"bench/*": {"bench/*", "daemon", "daemon/admin", "proto"},
+	"bench/*": {"bench/*", "daemon", "daemon/admin", "daemon/rate", "scheduler", "proto"},
 	// daemon/admin for its client, proto for the role that a command names.
-	"cmd/shoal": {"bench/*", "daemon", "daemon/admin", "proto"},
+	"cmd/shoal": {"bench/*", "daemon", "daemon/admin", "daemon/rate", "proto"},
 }
 
 // stdOnly are the rooms that import nothing but the standard library.
-var stdOnly = []string{"proto"}
+var stdOnly = []string{"proto", "daemon/rate"}
 
 // topLevel are the folders that the repository has.
 // bin is what the Makefile builds; it is never committed.

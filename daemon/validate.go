@@ -15,6 +15,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/shoal-project/shoal/daemon/rate"
 	"github.com/shoal-project/shoal/proto"
 )
 
@@ -43,6 +44,7 @@ func (c Config) Validate() error {
 	m.oneOf("log.format", c.Log.Format, "auto", "text", "json")
 	m.listeners(c)
 	m.fleet(c)
+	m.limits(c.Limits)
 	if len(c.Upstreams) == 0 {
 		m.add("upstreams", "is empty, so that no image can be pulled; name the registries that may be reached, such as docker.io: {}")
 	}
@@ -149,6 +151,38 @@ func (m *mistakes) fleet(c Config) {
 		if host, _, err := splitAddr(l.addr); err == nil && loopback(host) {
 			m.add(l.key, "%s is on loopback, where the fleet that gossip.join names (%s) can't reach it; write %s, or leave the key out", l.addr, away, l.port)
 		}
+	}
+}
+
+// minLimit is the lowest limit that works: a chunk has up to 8 MiB and takes
+// more than a minute then, and what is much slower can't be told from what is
+// dead.
+const minLimit rate.Rate = 1e6 / 8 // 1mbit
+
+// maxWindows bounds the schedule to what a person could oversee.
+const maxWindows = 100
+
+// limits checks the rates and the schedule.
+func (m *mistakes) limits(l LimitsConfig) {
+	check := func(key string, r rate.Rate, text string) {
+		if r != rate.Unlimited && !(r >= minLimit) {
+			m.add(key, "%q is so slow that it can't be told from a dead link; write %s or more, or %s", text, minLimit, rate.Unlimited)
+		}
+	}
+	check("limits.uploadRate", l.UploadRate, l.UploadRate.String())
+	check("limits.downloadRate", l.DownloadRate, l.DownloadRate.String())
+	check("limits.originRate", l.OriginRate, l.OriginRate.String())
+	if len(l.Schedule) > maxWindows {
+		m.add("limits.schedule", "has %d windows; %d are enough for any week", len(l.Schedule), maxWindows)
+		return
+	}
+	for _, line := range l.Schedule {
+		w, err := rate.ParseWindow(line)
+		if err != nil {
+			m.add("limits.schedule", "%w", err)
+			continue
+		}
+		check("limits.schedule", w.Rate, line)
 	}
 }
 

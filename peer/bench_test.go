@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -28,7 +29,8 @@ import (
 // loopback, two leases of 2 MiB at a time, takes each chunk's BLAKE3 sum and
 // writes it to a file. Beside it, in the same run and in turn, its floor: the
 // same requests, sums and writes with nothing but net/http. It reports ours
-// over the floor, in time (x-floor) and in CPU of both ends (cpu-x-floor).
+// over the floor, in time (x-floor) and in CPU of both ends (cpu-x-floor), by
+// the medians, so that what else the machine did for a moment does not count.
 func BenchmarkTransfer(b *testing.B) {
 	for _, name := range []string{"none", "tls"} {
 		b.Run(name, func(b *testing.B) {
@@ -45,22 +47,36 @@ func BenchmarkTransfer(b *testing.B) {
 			ours := func(r proto.Run, w io.Writer) error { return src.Fetch(b.Context(), r, w) }
 			floor := bareHTTP(b, file.Name(), name == "tls")
 
-			var us, them cost
-			us.measure(b, blob, ours) // warm up
-			them.measure(b, blob, floor)
-			us, them = cost{}, cost{}
-			b.SetBytes(blob.Size)
-			for b.Loop() {
-				us.measure(b, blob, ours)
-				b.StopTimer()
-				them.measure(b, blob, floor)
-				b.StartTimer()
+			one := func(fetch func(proto.Run, io.Writer) error) (c cost) {
+				c.measure(b, blob, fetch)
+				return c
 			}
-			b.ReportMetric(float64(us.wall)/float64(them.wall), "x-floor")
-			b.ReportMetric(float64(us.cpu)/float64(them.cpu), "cpu-x-floor")
-			perGiB := func(c cost) float64 { return c.cpu.Seconds() / float64(b.N) * float64(1<<30) / float64(blob.Size) }
-			b.ReportMetric(perGiB(us), "cpu-s/GiB")
-			b.ReportMetric(perGiB(them), "floor-cpu-s/GiB")
+			one(ours) // warm up
+			one(floor)
+			var us, them []cost
+			b.SetBytes(blob.Size)
+			b.ReportAllocs()
+			for b.Loop() {
+				untimed := func() {
+					b.StopTimer()
+					them = append(them, one(floor))
+					b.StartTimer()
+				}
+				second := len(us)%2 == 1 // what runs first can differ
+				if second {
+					untimed()
+				}
+				us = append(us, one(ours))
+				if !second {
+					untimed()
+				}
+			}
+			wall, cpu := func(c cost) time.Duration { return c.wall }, func(c cost) time.Duration { return c.cpu }
+			b.ReportMetric(median(us, wall)/median(them, wall), "x-floor")
+			b.ReportMetric(median(us, cpu)/median(them, cpu), "cpu-x-floor")
+			perGiB := float64(1<<30) / float64(blob.Size)
+			b.ReportMetric(median(us, cpu)*perGiB, "cpu-s/GiB")
+			b.ReportMetric(median(them, cpu)*perGiB, "floor-cpu-s/GiB")
 		})
 	}
 }
@@ -73,6 +89,16 @@ func (c *cost) measure(b *testing.B, blob proto.Blob, fetch func(proto.Run, io.W
 	transferAll(b, blob, fetch)
 	c.wall += time.Since(start)
 	c.cpu += cpuTime(b) - cpu
+}
+
+// median returns the middle of what costs have of one kind, in seconds.
+func median(costs []cost, kind func(cost) time.Duration) float64 {
+	var ds []time.Duration
+	for _, c := range costs {
+		ds = append(ds, kind(c))
+	}
+	slices.Sort(ds)
+	return ((ds[(len(ds)-1)/2] + ds[len(ds)/2]) / 2).Seconds()
 }
 
 func cpuTime(b *testing.B) time.Duration {

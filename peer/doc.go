@@ -74,6 +74,10 @@
 // fetch fires once in that time and looks how long the read under way has
 // lasted; time that our own writer takes is not the peer's.
 //
+// The upload limit is asked before each MiB, and the deadline for the asker to
+// take that MiB is set after the wait, so that who waits for its turn is not
+// taken for dead. What is granted still goes by sendfile.
+//
 // Security none trusts addresses: whoever has the IP address of a member gets
 // chunks. That is every program on a member's machine, and everybody who can
 // take a member's address. Members' addresses must be IP addresses then; names

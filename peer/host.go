@@ -52,6 +52,9 @@ type Config struct {
 	// StallTimeout is how long a Source waits for a byte; zero is
 	// DefaultStallTimeout.
 	StallTimeout time.Duration
+	// Upload waits until some of the next want bytes may be sent to a peer, and
+	// returns how many, at least 1. It fails when ctx ends. Nil is no limit.
+	Upload func(ctx context.Context, want int64) (int64, error)
 	// Log gets what happens; nil is nowhere.
 	Log *slog.Logger
 	// Registry gets the metrics; nil is nobody.
@@ -163,7 +166,7 @@ func advertised(host string, ln *net.TCPAddr, log *slog.Logger) (string, error) 
 // newServer makes the server of the data plane and the metrics.
 func (h *Host) newServer(cfg Config) error {
 	s := &server{
-		cache: cfg.Cache, log: h.log, allowed: h.allowed, within: sendWithin,
+		cache: cfg.Cache, log: h.log, allowed: h.allowed, within: sendWithin, upload: cfg.Upload,
 		served: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "shoal_peer_served_bytes_total",
 			Help: "Bytes of blobs that this node has sent to its peers.",

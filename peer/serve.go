@@ -28,9 +28,10 @@ const (
 	maxWithin     = time.Minute
 
 	// quantum is how much is sent with one deadline: an asker that takes less
-	// in sendWithin is let go. 1 MiB is large enough to cost nothing.
+	// in sendWithin is let go. 1 MiB is large enough to cost nothing. Ten that
+	// share the lowest download limit, 1 Mbit/s, take 84 s for it.
 	quantum    = 1 << 20
-	sendWithin = time.Minute
+	sendWithin = 2 * time.Minute
 )
 
 // A server gives chunks of the cache's blobs, whole or still arriving:
@@ -44,6 +45,7 @@ type server struct {
 	log      *slog.Logger
 	allowed  func(*http.Request) bool
 	within   time.Duration // sendWithin
+	upload   func(ctx context.Context, want int64) (int64, error)
 	served   prometheus.Counter
 	requests *prometheus.CounterVec // by code
 }
@@ -105,7 +107,7 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request) int {
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), within)
 		defer cancel()
-		t := transfer{server: s, w: w, blob: blob, off: off, end: off + n, size: size, head: r.Method == http.MethodHead}
+		t := transfer{server: s, w: w, asker: r.Context(), blob: blob, off: off, end: off + n, size: size, head: r.Method == http.MethodHead}
 		return t.run(ctx)
 	}
 	describe(w.Header(), size)
@@ -124,6 +126,7 @@ func describe(h http.Header, n int64) {
 type transfer struct {
 	server   *server
 	w        http.ResponseWriter
+	asker    context.Context // ends when the asker has gone, or the Host
 	blob     *cache.Blob
 	off, end int64 // what is still to be sent
 	size     int64 // of the blob
@@ -224,14 +227,23 @@ func (t *transfer) start() {
 
 // send sends the bytes up to the offset upto. io.CopyN finds the ReadFrom of
 // the ResponseWriter, which hands the file to the connection's own, which is
-// sendfile if the connection is a bare *net.TCPConn.
+// sendfile if the connection is a bare *net.TCPConn. The wait for the upload
+// limit is over before the deadline for a quantum is set.
 func (t *transfer) send(upto int64) error {
 	deadline := http.NewResponseController(t.w)
 	for t.off < upto {
+		may := min(quantum, upto-t.off)
+		if t.server.upload != nil {
+			n, err := t.server.upload(t.asker, may)
+			if err != nil {
+				return err
+			}
+			may = n
+		}
 		if err := deadline.SetWriteDeadline(time.Now().Add(t.server.within)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 			return err
 		}
-		n, err := io.CopyN(t.w, t.file, min(quantum, upto-t.off))
+		n, err := io.CopyN(t.w, t.file, may)
 		t.off += n
 		t.server.served.Add(float64(n))
 		if err != nil {

@@ -148,5 +148,11 @@ func (d *dues) Pop() any {
 	return x
 }
 
-func (d *dues) add(l *lease)    { heap.Push(d, l) }
+func (d *dues) add(l *lease) { heap.Push(d, l) }
+
+// renew puts l's due off, since its node has been heard.
+func (d *dues) renew(l *lease, now time.Time) {
+	l.due = now.Add(l.grace)
+	heap.Fix(d, l.at)
+}
 func (d *dues) remove(l *lease) { heap.Remove(d, l.at) }

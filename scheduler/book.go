@@ -304,6 +304,7 @@ func (b *Book) done(now time.Time, n *node, m *proto.Done) {
 	s.learn(m.Index, m.Sum)
 	if l := b.leases[m.Lease]; l != nil && l.part == p && l.covers(m.Index) && !p.have.Has(m.Index) {
 		b.measure(now, l, s.blob.Chunk(m.Index).Size, m.Took)
+		b.dues.renew(l, now)
 	}
 	b.gain(p, m.Index)
 	b.settle(p, m.Index, m.Lease)

@@ -1,9 +1,11 @@
 package scheduler
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 
@@ -44,6 +46,7 @@ type Client struct {
 	council    []proto.Member // in case no candidate answers; empty if candidates are the council
 	links      map[string]*link
 	sessions   map[proto.Digest]*Session
+	joined     uint64                  // sessions so far
 	told       map[proto.Digest]string // which owner was told that a blob is whole here
 	closed     bool
 	wg         sync.WaitGroup
@@ -178,7 +181,10 @@ func (c *Client) rehome() {
 			box.put(&proto.Hold{Blobs: part})
 		}
 	}
-	for _, s := range c.sessions {
+	// In the order of the pulls, which is the order in which a scheduler serves
+	// the blobs of one node: the layers of an image come in manifest order.
+	sessions := slices.SortedFunc(maps.Values(c.sessions), func(a, b *Session) int { return cmp.Compare(a.number, b.number) })
+	for _, s := range sessions {
 		s.attach(c.boxOf(c.owner(s.digest)))
 	}
 }

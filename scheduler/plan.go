@@ -377,7 +377,7 @@ func (b *Book) grant(now time.Time, p *part, src *node, c int) {
 	src.used++
 	l.sharing = src.used
 	b.updateBusy(src)
-	within := time.Duration(count) * t.FirstWithin
+	within := time.Duration(count) * max(t.FirstWithin, atLeast(s.blob.ChunkSize()))
 	if src.rate > 0 {
 		expected := float64(src.used) * float64(int64(count)*s.blob.ChunkSize()) / src.rate
 		within = time.Duration(3 * min(expected, 600) * float64(time.Second))
@@ -389,6 +389,13 @@ func (b *Book) grant(now time.Time, p *part, src *node, c int) {
 	b.counts.PeerLeases++
 	b.send(now, l, max(within, t.MinWithin), sums)
 	l.late = now.Add(b.lateAfter(l))
+}
+
+// atLeast returns how long a chunk takes at a rate that is as low as one that
+// somebody would set as a limit: half a megabit per second.
+func atLeast(chunk int64) time.Duration {
+	const slowest = 64 << 10 // bytes per second
+	return time.Duration(chunk) * time.Second / slowest
 }
 
 // newLease enters a lease on count chunks from c on into the tables.
@@ -423,7 +430,8 @@ func (b *Book) send(now time.Time, l *lease, within time.Duration, sums []proto.
 		m.Source, m.Addr = l.source.member.ID, l.source.member.Addr
 	}
 	b.tell(l.part.node, m)
-	l.due = now.Add(2*within + b.tuning.MinWithin)
+	l.grace = 2*within + b.tuning.MinWithin
+	l.due = now.Add(l.grace)
 	b.dues.add(l)
 }
 

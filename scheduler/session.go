@@ -14,6 +14,7 @@ type Session struct {
 	digest proto.Digest
 	state  func() *proto.Join
 	events chan proto.Message
+	number uint64 // of the client's sessions, set under its mu when it is made
 
 	// mu protects the fields below. While it is held, no report can slip
 	// between the state that a Join tells and the Join itself.
@@ -35,6 +36,8 @@ func (c *Client) Join(d proto.Digest, state func() *proto.Join) *Session {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.closed {
+		c.joined++
+		s.number = c.joined
 		c.sessions[d] = s
 		delete(c.told, d)
 		s.attach(c.boxOf(c.owner(d)))

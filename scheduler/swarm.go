@@ -106,6 +106,7 @@ type lease struct {
 	// due is when it expires, at is its place among the dues. late is when it
 	// has taken so long that a second source may be tried.
 	due, late time.Time
+	grace     time.Duration // from one sign of life to due
 	at        int
 	doubled   bool // a second source is being tried
 }

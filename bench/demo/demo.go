@@ -121,7 +121,7 @@ func (f *fleet) settled(ctx context.Context, before figures, size int64) (figure
 			return now, err
 		}
 		now = now.since(before)
-		if sum := now.sum(); sum.Origin == now.left() && sum.Origin+sum.Peers >= int64(len(f.daemons))*size {
+		if sum := now.sum(); sum.Origin == now.left() && sum.Origin+sum.Peers() >= int64(len(f.daemons))*size {
 			return now, nil
 		}
 		select {
@@ -150,9 +150,9 @@ func judge(got figures, img registry.Image) error {
 
 // results prints what came from where.
 func (s *screen) results(f *fleet, got figures, took []time.Duration) {
-	rows := [][]string{{"node", "seconds", "from origin", "from peers", "from disk"}}
+	rows := [][]string{{"node", "seconds", "from origin", "from seed", "from peers", "from disk"}}
 	row := func(name, took string, b admin.Bytes) {
-		rows = append(rows, []string{name, took, bytes(b.Origin), bytes(b.Peers), bytes(b.Disk)})
+		rows = append(rows, []string{name, took, bytes(b.Origin), bytes(b.Seed), bytes(b.Zone + b.Far), bytes(b.Disk)})
 	}
 	for i, n := range f.daemons {
 		row(n.Name(), fmt.Sprintf("%.2f", took[i].Seconds()), got.nodes[i])

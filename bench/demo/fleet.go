@@ -185,11 +185,7 @@ func (f figures) since(before figures) figures {
 	f.origin.ManifestBytes -= before.origin.ManifestBytes
 	nodes := make([]admin.Bytes, len(f.nodes))
 	for i, n := range f.nodes {
-		b := before.nodes[i]
-		nodes[i] = admin.Bytes{
-			Origin: n.Origin - b.Origin, Peers: n.Peers - b.Peers,
-			Disk: n.Disk - b.Disk, Duplicate: n.Duplicate - b.Duplicate,
-		}
+		nodes[i] = n.Minus(before.nodes[i])
 	}
 	f.nodes = nodes
 	return f
@@ -202,10 +198,7 @@ func (f figures) left() int64 { return f.origin.BlobBytes + f.origin.ManifestByt
 func (f figures) sum() admin.Bytes {
 	var s admin.Bytes
 	for _, n := range f.nodes {
-		s.Origin += n.Origin
-		s.Peers += n.Peers
-		s.Disk += n.Disk
-		s.Duplicate += n.Duplicate
+		s = s.Plus(n)
 	}
 	return s
 }

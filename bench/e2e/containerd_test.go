@@ -102,6 +102,6 @@ func TestContainerd(t *testing.T) {
 	b.runContainer(t, img)
 	for _, n := range f.daemons {
 		s := status(t, n)
-		t.Logf("%s: %d bytes from the registry, %d from peers, %d twice", n.Name(), s.Bytes.Origin, s.Bytes.Peers, s.Bytes.Duplicate)
+		t.Logf("%s: %d bytes from the registry, %d from peers, %d for nothing", n.Name(), s.Bytes.Origin, s.Bytes.Peers(), s.Bytes.Duplicate)
 	}
 }

@@ -101,7 +101,7 @@ func killAfter(t *testing.T, n *process.Node, bytes int64) (had int64) {
 	t.Helper()
 	waitFor(t, fmt.Sprintf("%d bytes at %s", bytes, n.Name()), func() bool {
 		b := status(t, n).Bytes
-		had = b.Origin + b.Peers
+		had = b.Origin + b.Peers()
 		return had > bytes
 	})
 	n.Kill()
@@ -118,7 +118,7 @@ func sameDoors(n *process.Node) []string {
 func checkResumed(t *testing.T, n *process.Node, img image, had int64) {
 	t.Helper()
 	b := status(t, n).Bytes
-	got := b.Origin + b.Peers
+	got := b.Origin + b.Peers()
 	t.Logf("%s had %d of %d bytes when it was killed, and fetched %d after that", n.Name(), had, img.size, got)
 	if got > img.size-had+slack {
 		t.Errorf("%s fetched %d bytes after its restart, want no more than the missing %d and %d", n.Name(), got, img.size-had, slack)

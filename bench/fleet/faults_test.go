@@ -147,7 +147,7 @@ func TestNodeThatLeaves(t *testing.T) {
 	}
 	waitFor(t, "a quarter of the layer at node 0", func() bool {
 		b := f.Nodes[0].Status().Bytes
-		return b.Origin+b.Peers > 6<<20
+		return b.Origin+b.Peers() > 6<<20
 	})
 	if err := f.Nodes[0].Stop(); err != nil {
 		t.Error(err)

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
+	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -28,6 +30,11 @@ type NodeOptions struct {
 	Args []string
 	// Log gets all that the node prints. Nil is nowhere.
 	Log io.Writer
+	// Start is that of Options.
+	Start func(*exec.Cmd) error
+	// Dial opens connections to the node's doors, if they are in a network of
+	// their own. Nil is an ordinary one.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // A Node is a running shoal daemon or scheduler.
@@ -35,6 +42,8 @@ type Node struct {
 	*Process
 	// Where its doors are, host:port. Mirror is empty for a scheduler.
 	Mirror, Admin, Peers, Gossip string
+
+	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // StartNode starts a node and returns once it listens. Whether it has found
@@ -47,11 +56,11 @@ func StartNode(ctx context.Context, o NodeOptions) (*Node, error) {
 			args = append(args, flag, "127.0.0.1:0")
 		}
 	}
-	p, err := Start(Options{Name: o.Name, Path: o.Binary, Args: append(args, o.Args...), Log: o.Log})
+	p, err := Start(Options{Name: o.Name, Path: o.Binary, Args: append(args, o.Args...), Log: o.Log, Start: o.Start})
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{Process: p}
+	n := &Node{Process: p, dial: o.Dial}
 	_, err = p.Line(ctx, n.parse)
 	if err != nil {
 		p.Kill()
@@ -75,7 +84,7 @@ func (n *Node) parse(line string) bool {
 
 // Status asks the node what it is doing.
 func (n *Node) Status(ctx context.Context) (admin.Status, error) {
-	return admin.NewClient(n.Admin).Status(ctx)
+	return admin.NewClient(n.Admin).Through(n.dial).Status(ctx)
 }
 
 // Converge waits until every one of the nodes is ready and knows exactly the

@@ -29,6 +29,9 @@ type Options struct {
 	Env []string
 	// Log gets all that the program prints, as it comes. Nil is nowhere.
 	Log io.Writer
+	// Start starts the program, such as in a network namespace. Nil is
+	// (*exec.Cmd).Start.
+	Start func(*exec.Cmd) error
 }
 
 // A Process is a program that was started. Its methods may be called by
@@ -51,7 +54,10 @@ func Start(o Options) (*Process, error) {
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out // one writer: exec copies from one pipe
 	p.cmd.SysProcAttr = attributes()
 	p.cmd.WaitDelay = hangover
-	if err := p.cmd.Start(); err != nil {
+	if o.Start == nil {
+		o.Start = (*exec.Cmd).Start
+	}
+	if err := o.Start(p.cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", o.Name, err)
 	}
 	go func() {
@@ -116,6 +122,14 @@ func (p *Process) Tail() string {
 
 // Terminate sends SIGTERM.
 func (p *Process) Terminate() { _ = p.cmd.Process.Signal(syscall.SIGTERM) } // an error: it has ended
+
+// Signal sends a signal.
+func (p *Process) Signal(s syscall.Signal) error {
+	if err := p.cmd.Process.Signal(s); err != nil {
+		return fmt.Errorf("%s: %w", p.name, err)
+	}
+	return nil
+}
 
 // Kill sends SIGKILL and waits for the end.
 func (p *Process) Kill() {

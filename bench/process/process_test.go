@@ -113,6 +113,46 @@ func TestKillAndWait(t *testing.T) {
 	}
 }
 
+// TestStartElsewhere: whoever starts the program decides where.
+func TestStartElsewhere(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	p, err := Start(Options{Name: "script", Path: "/bin/sh", Args: []string{"-c", "pwd -P; kill -STOP $$; echo on; exec sleep 60"}, Start: func(cmd *exec.Cmd) error {
+		cmd.Dir = dir
+		return cmd.Start()
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Kill()
+	if _, err := p.Line(t.Context(), func(line string) bool { return strings.HasSuffix(line, dir) }); err != nil {
+		t.Fatal(err)
+	}
+	stopped := make(chan error, 1)
+	go func() { _, err := p.Line(t.Context(), is("on")); stopped <- err }()
+	for done := false; !done; {
+		if err := p.Signal(syscall.SIGCONT); err != nil { // it may not have stopped yet
+			t.Fatal(err)
+		}
+		select {
+		case err := <-stopped:
+			if err != nil {
+				t.Fatal(err)
+			}
+			done = true
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	p.Kill()
+	if err := p.Signal(syscall.SIGCONT); err == nil || !strings.Contains(err.Error(), "script") {
+		t.Errorf("a signal to what has ended: %v", err)
+	}
+	refused := errors.New("no namespace")
+	if _, err := Start(Options{Name: "ghost", Path: "/bin/sh", Start: func(*exec.Cmd) error { return refused }}); !errors.Is(err, refused) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestStartOfNothing(t *testing.T) {
 	t.Parallel()
 	if _, err := Start(Options{Name: "ghost", Path: "/nowhere/ghost"}); err == nil || !strings.Contains(err.Error(), "ghost") {

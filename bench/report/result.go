@@ -10,8 +10,11 @@ type Result struct {
 	Command string `json:"command"`
 	// Kind is "rollout" (processes in network namespaces), "in-process" or
 	// "simulate".
-	Kind    string    `json:"kind"`
-	Machine string    `json:"machine,omitempty"`
+	Kind    string `json:"kind"`
+	Machine string `json:"machine,omitempty"`
+	// Busy is the share of the machine's cores that was busy during the
+	// rollout, whoever with; 0 if that is not known.
+	Busy    float64   `json:"busy,omitempty"`
 	Started time.Time `json:"started"`
 	Params  Params    `json:"params"`
 	// Bound is the least time in which the links can carry the image to all
@@ -65,11 +68,16 @@ type Node struct {
 	Arrived float64 `json:"arrived"`
 	Done    float64 `json:"done"`
 	Error   string  `json:"error,omitempty"`
+	// Killed says that a fault of the rollout ended it for good. It has not
+	// failed: nobody could have got the image there.
+	Killed bool `json:"killed,omitempty"`
 	// Bound is the least time that its own pull can take.
 	Bound float64 `json:"bound"`
 	// Silence is the longest time that its client got no byte.
 	Silence float64 `json:"silence"`
-	Bytes   Bytes   `json:"bytes"`
+	// Resumed is how often its client had to ask again, for what was missing.
+	Resumed int   `json:"resumed,omitempty"`
+	Bytes   Bytes `json:"bytes"`
 	// Layers is when each layer was complete, in manifest order.
 	Layers   []float64 `json:"layers,omitempty"`
 	Progress []Point   `json:"progress,omitempty"`

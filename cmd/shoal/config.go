@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	_ "embed"
+	"encoding"
 	"fmt"
 	"net/url"
 	"os"
@@ -92,6 +93,9 @@ func redactURL(raw string) string {
 // order of the documentation. Empty keys of upstreams are left out.
 func toYAML(v reflect.Value) *yaml.Node {
 	switch {
+	case v.Type().Implements(reflect.TypeFor[encoding.TextMarshaler]()):
+		text, _ := v.Interface().(encoding.TextMarshaler).MarshalText() // of a value that has been read from a text
+		return scalar(string(text))
 	case v.Type() == reflect.TypeFor[time.Duration]():
 		return scalar(v.Interface().(time.Duration).String())
 	case v.Kind() == reflect.Struct:

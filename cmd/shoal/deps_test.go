@@ -5,12 +5,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
 
 // unlinked are packages, and all below them, that must not be in the shipped
-// binary: what only tests, the demo or the harness need.
+// binary: what only tests and the demo need.
 var unlinked = []string{
 	"testing",
 	"net/http/httptest",
@@ -25,8 +26,22 @@ var unlinked = []string{
 	"pgregory.net/rapid",
 }
 
+// harness are those of them that are in it all the same: what `shoal bench` is
+// made of. Its registry is a program of its own.
+var harness = []string{
+	module + "/bench/fleet",
+	module + "/bench/netns",
+	module + "/bench/process",
+	module + "/bench/report",
+	module + "/bench/rollout",
+	module + "/bench/sim",
+}
+
 // isUnlinked reports whether the package pkg is one of those.
 func isUnlinked(pkg string) bool {
+	if slices.Contains(harness, pkg) {
+		return false
+	}
 	for _, u := range unlinked {
 		if pkg == u || strings.HasPrefix(pkg, u+"/") {
 			return true
@@ -76,6 +91,8 @@ func TestIsUnlinked(t *testing.T) {
 		"github.com/containerd/errdefs":                    false,
 		module + "/daemon/pull":                            false,
 		module + "/bench/registry":                         true,
+		module + "/bench/rollout":                          false,
+		module + "/bench/rollout/other":                    true,
 	} {
 		if got := isUnlinked(pkg); got != want {
 			t.Errorf("%s: %t", pkg, got)

@@ -25,5 +25,6 @@
 //
 // Exit codes: 0 for success, 1 for a failure, 2 for a mistake in the command
 // line or the configuration, so that a supervisor can tell "try again" from
-// "don't"; 128 plus the signal's number when a second signal cuts a drain off.
+// "don't"; 128 plus the signal's number when a second signal cuts a drain off, or
+// when a signal ends a measurement.
 package main

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding"
 	"errors"
 	"fmt"
 	"reflect"
@@ -61,10 +62,14 @@ func fields(t reflect.Type) func(yield func(string, reflect.StructField) bool) {
 }
 
 // parse turns the text of a flag, a variable or a scalar of the file into a
-// value of t: a string, bool or time.Duration, a comma-separated list, or a
-// mapping in YAML.
+// value of t: a string, bool or time.Duration, what reads itself from a text, a
+// comma-separated list, or a mapping in YAML.
 func parse(text string, t reflect.Type, path []string) (any, error) {
 	switch {
+	case reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()):
+		v := reflect.New(t)
+		err := v.Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(text))
+		return v.Elem().Interface(), err
 	case t == reflect.TypeFor[time.Duration]():
 		d, err := time.ParseDuration(text)
 		if err != nil {
@@ -165,6 +170,8 @@ func placeholder(t reflect.Type) string {
 	switch {
 	case t == reflect.TypeFor[time.Duration]():
 		return "DURATION"
+	case t.Kind() == reflect.Float64:
+		return "RATE"
 	case t.Kind() == reflect.Slice:
 		return "A,B,…"
 	case t.Kind() == reflect.Map:

@@ -20,6 +20,7 @@ type cli struct {
 	Scheduler schedulerCmd `cmd:"" help:"run a scheduler: the fleet's preferred one, and the seed of what it brings from origins"`
 	Config    configCmd    `cmd:"" help:"print or check the effective configuration"`
 	Status    statusCmd    `cmd:"" help:"show what a running node is doing"`
+	Bench     benchCmd     `cmd:"" help:"measure what a fleet does"`
 	Version   versionCmd   `cmd:"" help:"print the version"`
 }
 

@@ -42,6 +42,12 @@ func TestScripts(t *testing.T) {
 			"hang":   cmdHang,
 			"ask":    cmdAsk,
 		},
+		Condition: func(name string) (bool, error) {
+			if name == "root" {
+				return os.Geteuid() == 0, nil
+			}
+			return false, fmt.Errorf("unknown condition %q", name)
+		},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOME", e.WorkDir+"/home")
 			// Under the race detector every process would wait a second at its

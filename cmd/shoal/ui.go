@@ -26,9 +26,12 @@ func printError(w io.Writer, err error) {
 // exitCode returns the exit code for err.
 func exitCode(err error) int {
 	var usage usageError
+	var cut interrupted
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &cut):
+		return 128 + int(cut.signal)
 	case errors.As(err, &usage):
 		return 2
 	}
@@ -67,8 +70,9 @@ func printStatus(w io.Writer, s admin.Status) error {
 		ready = "not ready: " + s.Reason
 	}
 	fmt.Fprintf(w, "%s (%s, shoal %s) is %s, up %s\n", s.Name, s.Roles, s.Version, ready, time.Duration(s.UptimeSeconds*float64(time.Second)).Round(time.Second))
-	fmt.Fprintf(w, "bytes: %s from origins, %s from peers, %s from disk, %s twice\n",
-		size(s.Bytes.Origin), size(s.Bytes.Peers), size(s.Bytes.Disk), size(s.Bytes.Duplicate))
+	fmt.Fprintf(w, "bytes: %s from origins, %s from peers (%s seeds, %s this zone, %s other zones), %s from disk, %s for nothing\n",
+		size(s.Bytes.Origin), size(s.Bytes.Peers()), size(s.Bytes.Seed), size(s.Bytes.Zone), size(s.Bytes.Far),
+		size(s.Bytes.Disk), size(s.Bytes.Duplicate))
 	fmt.Fprintf(w, "schedules %d blobs for %d members\n", s.Scheduler.Swarms, s.Scheduler.Nodes)
 
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

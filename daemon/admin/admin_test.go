@@ -28,7 +28,7 @@ func node() admin.Status {
 		UptimeSeconds: 1.5,
 		Members:       admin.Members([]proto.Member{{ID: "b", Name: "node-2", Roles: proto.RoleScheduler, Addr: "10.0.0.2:7051"}, {ID: "12D3Koo", Name: "node-1"}}),
 		Pulls:         []admin.Pull{{Digest: proto.DigestOf([]byte("x")), Size: 10, Have: 4, FromOrigin: 1, FromPeers: 3, Origin: "docker.io/library/alpine"}},
-		Bytes:         admin.Bytes{Origin: 1, Peers: 2, Disk: 3, Duplicate: 4},
+		Bytes:         admin.Bytes{Origin: 1, Seed: 2, Zone: 3, Far: 4, Disk: 5, Duplicate: 6},
 		Scheduler:     admin.Scheduler{Swarms: 1, Nodes: 2},
 	}
 }

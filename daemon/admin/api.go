@@ -59,8 +59,8 @@ func Members(ms []proto.Member) []Member {
 	return out
 }
 
-// Pull is one blob on its way to this node. All figures but Size count bytes
-// that are here and verified.
+// Pull is one blob on its way to this node. Have counts bytes that are here and
+// verified, FromOrigin and FromPeers those that came in.
 type Pull struct {
 	Digest     proto.Digest `json:"digest"`
 	Size       int64        `json:"size"`
@@ -74,15 +74,36 @@ type Pull struct {
 	Owner string `json:"owner,omitempty"`
 }
 
-// Bytes counts since the start of the process.
+// Bytes counts since the start of the process, by where bytes came from.
 type Bytes struct {
-	// Origin and Peers are what came in from each, Disk is what clients were
-	// served that had been here before they asked.
+	// Origin is what came in from registries.
 	Origin int64 `json:"origin"`
-	Peers  int64 `json:"peers"`
-	Disk   int64 `json:"disk"`
-	// Duplicate is what came in although it was here.
+	// Seed is what came in from scheduler processes, Zone from daemons in this
+	// node's zone, Far from those in other zones.
+	Seed int64 `json:"seed"`
+	Zone int64 `json:"zone"`
+	Far  int64 `json:"far"`
+	// Disk is what clients were served that had been here before they asked.
+	Disk int64 `json:"disk"`
+	// Duplicate is what of all that came in was for nothing: chunks that were
+	// here, and pieces of chunks whose rest did not come.
 	Duplicate int64 `json:"duplicate"`
+}
+
+// Peers is what came in from members of the fleet.
+func (b Bytes) Peers() int64 { return b.Seed + b.Zone + b.Far }
+
+// Plus returns the sum of b and c.
+func (b Bytes) Plus(c Bytes) Bytes {
+	return Bytes{
+		Origin: b.Origin + c.Origin, Seed: b.Seed + c.Seed, Zone: b.Zone + c.Zone, Far: b.Far + c.Far,
+		Disk: b.Disk + c.Disk, Duplicate: b.Duplicate + c.Duplicate,
+	}
+}
+
+// Minus returns what has been counted since c was.
+func (b Bytes) Minus(c Bytes) Bytes {
+	return b.Plus(Bytes{-c.Origin, -c.Seed, -c.Zone, -c.Far, -c.Disk, -c.Duplicate})
 }
 
 // Scheduler is the part of a node that schedules digests which it owns.

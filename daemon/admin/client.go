@@ -36,6 +36,15 @@ func NewClient(addr string) *Client {
 	}}}
 }
 
+// Through makes c open its connections with dial, as for a node in a network
+// of its own, and returns c. Nil changes nothing.
+func (c *Client) Through(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *Client {
+	if dial != nil {
+		c.http.Transport.(*http.Transport).DialContext = dial
+	}
+	return c
+}
+
 // Status returns what the node is doing. It blocks until the node has answered
 // or ctx ends.
 func (c *Client) Status(ctx context.Context) (Status, error) {

@@ -57,6 +57,9 @@ type bed struct {
 type options struct {
 	rules    []policy.Rule
 	prefetch bool
+	// join, if set, is called by each pull that joins its swarm, in which
+	// nobody ever answers.
+	join func(d proto.Digest)
 	// answer and firstByte replace the handler's, if not 0.
 	answer, firstByte time.Duration
 }
@@ -112,11 +115,18 @@ func (b *bed) build(t *testing.T, o options) {
 			t.Error(err)
 		}
 	})
-	b.puller = pull.New(pull.Config{
+	config := pull.Config{
 		Cache:    b.cache,
 		Origin:   func(o proto.Origin) pull.Source { return client.Source(o) },
 		Patience: 10 * time.Millisecond,
-	})
+	}
+	if o.join != nil {
+		config.Join = func(d proto.Digest, _ func() *proto.Join) pull.Swarm {
+			o.join(d)
+			return silence{}
+		}
+	}
+	b.puller = pull.New(config)
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = b.puller.Run(ctx) })
@@ -134,6 +144,13 @@ func (b *bed) build(t *testing.T, o options) {
 	b.handler.answer = cmp.Or(o.answer, b.handler.answer)
 	b.handler.firstByte = cmp.Or(o.firstByte, b.handler.firstByte)
 }
+
+// silence is a swarm without a scheduler.
+type silence struct{}
+
+func (silence) Events() <-chan proto.Message { return nil }
+func (silence) Report(proto.Message)         {}
+func (silence) Close(proto.Blob, bool)       {}
 
 func (b *bed) serveOrigin(w http.ResponseWriter, r *http.Request) {
 	b.mu.Lock()

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -87,6 +88,32 @@ func TestGoContainerregistryPullsByPrefix(t *testing.T) {
 	desc, err := remote.Get(ref.Context().Digest(head.Digest.String()), opts...)
 	if err != nil || !bytes.Equal(desc.Manifest, pushed.Raw) {
 		t.Errorf("GET by digest = %v", err)
+	}
+}
+
+// TestManifestOrder: the schedulers hear of the blobs of a manifest in its
+// order, the config first, before the client has the manifest.
+func TestManifestOrder(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var joined []proto.Digest
+	b := newBed(t, options{prefetch: true, join: func(d proto.Digest) {
+		mu.Lock()
+		defer mu.Unlock()
+		joined = append(joined, d)
+	}})
+	img := b.push(t, "team/app", "1", slices.Repeat([]int64{1000}, 30)...)
+	want := []proto.Digest{img.Manifest.Digest}
+	for _, blob := range img.Blobs() {
+		want = append(want, blob.Digest)
+	}
+	if a := b.get(t, manifestPath("team/app", "1")); a.status != http.StatusOK {
+		t.Fatalf("the manifest: %d %s", a.status, a.body)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if !slices.Equal(joined, want) {
+		t.Errorf("joined were %v, want %v", joined, want)
 	}
 }
 

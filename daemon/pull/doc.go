@@ -21,6 +21,27 @@
 // waits for a chunk, which is at once: so the first leases already go where a
 // Range request wants to read.
 //
+// The download limit is paid where bytes come in, in the writer that a Source
+// gets. That is one place for peers and origins, the time is none in which a
+// Source waits for its peer or registry, so nobody looks stalled, and a lease's
+// deadline can leave it out. The sender is slowed down by TCP: what it is ahead
+// stays in the sockets' buffers.
+//
+// A pull that is started ahead of a reader joins before Start returns, so that
+// the schedulers hear of the blobs of an image in the order of its manifest,
+// which is the order in which a runtime unpacks them. Joined by each pull's own
+// goroutine they came in any order.
+//
+// A chunk is reported when it is in, not when Put returns: one Put of a blob also
+// brings the digest up to date, and the last one syncs the file. A report after
+// that held a slot at the source for as long, let the deadline of the lease pass
+// for no fault of the source, and kept the sum of the last chunk, without which
+// nobody may take it from here, until the disk was done.
+//
+// Bytes are counted by the Class of the member they came from. Duplicate has also
+// the pieces of chunks whose rest did not come, since those bytes come once
+// more. What a connection had in its buffers when it was given up is in no count.
+//
 // When the whole content turns out not to match its digest though every chunk
 // matched its sum, the sums are wrong and so may be every copy in the fleet:
 // the blob is then fetched alone from the origin, once, and after a second

@@ -41,16 +41,19 @@ func (bs *buffers) put(b *[]byte) { bs[logSize(int64(cap(*b)))].Put(b) }
 // storeError, or wraps cache.ErrCorrupt or cache.ErrDigest.
 func (r *pull) fetch(ctx context.Context, f *flight, l *proto.Lease) error {
 	a := &assembler{pull: r, lease: l, run: f.run, next: f.run.First, since: time.Now()}
+	if !f.origin {
+		a.class = r.puller.cfg.Class(l.Source)
+	}
 	defer a.release()
 	if !f.origin {
 		stop := r.watchDeadline(f, l, a)
 		defer stop()
-		return a.verdict(ctx, r.puller.cfg.Peer(l.Source, l.Addr).Fetch(ctx, f.run, a))
+		return a.verdict(ctx, r.puller.cfg.Peer(l.Source, l.Addr).Fetch(ctx, f.run, a.limited(ctx, f.run.Size())))
 	}
 	var failed []error
 	for _, o := range r.originList() {
 		rest := proto.Run{Blob: r.b, First: a.next, Count: f.run.First + f.run.Count - a.next}
-		err := a.verdict(ctx, r.puller.cfg.Origin(o).Fetch(ctx, rest, a))
+		err := a.verdict(ctx, r.puller.cfg.Origin(o).Fetch(ctx, rest, a.limited(ctx, rest.Size())))
 		var disk *storeError
 		if err == nil || ctx.Err() != nil || errors.As(err, &disk) || errors.Is(err, cache.ErrDigest) {
 			return err
@@ -62,16 +65,23 @@ func (r *pull) fetch(ctx context.Context, f *flight, l *proto.Lease) error {
 }
 
 // watchDeadline ends a flight at its lease's deadline, unless half of the run
-// has come by then, which gets the same time once more.
+// has come by then, which gets the same time once more. Waits for this node's
+// own limit do not count.
 func (r *pull) watchDeadline(f *flight, l *proto.Lease, a *assembler) (stop func()) {
 	if l.Within <= 0 {
 		return func() {}
 	}
 	var extended atomic.Bool
+	var paused time.Duration
 	var t *time.Timer
 	ready := make(chan struct{}) // t is set
 	t = time.AfterFunc(l.Within, func() {
 		<-ready
+		if more := a.pauses.sum() - paused; more > 0 {
+			paused += more
+			t.Reset(more)
+			return
+		}
 		if 2*a.received.Load() >= f.run.Size() && extended.CompareAndSwap(false, true) {
 			t.Reset(l.Within)
 			return
@@ -87,6 +97,8 @@ func (r *pull) watchDeadline(f *flight, l *proto.Lease, a *assembler) (stop func
 type assembler struct {
 	pull     *pull
 	lease    *proto.Lease
+	class    Class // of the source
+	pauses   pauses
 	run      proto.Run
 	next     int // the chunk that is being filled
 	buf      *[]byte
@@ -133,41 +145,53 @@ func (a *assembler) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// put stores a chunk and reports it. The chunk is counted first: storing the
-// last one of a blob takes until the blob is on the disk, and by then its
-// readers have long gone on.
+// put stores a chunk. It is reported as soon as it is in, and counted before
+// that: a chunk may take until the whole blob is on the disk, while its readers
+// have long gone on, and others could have it from here.
 func (a *assembler) put(c proto.Chunk, data []byte) error {
 	r := a.pull
-	took := time.Since(a.since)
-	a.count(c)
-	if r.blob.Has(c.Index) {
-		r.puller.metrics.duplicate.Add(c.Size)
-	} else if err := a.store(c, data); err != nil {
+	took, stored := time.Since(a.since), false
+	a.count(c.Size)
+	done := func() {
+		r.report(&proto.Done{Digest: c.Blob, Lease: a.lease.ID, Index: c.Index, Took: took, Sum: r.blob.Sum(c.Index)})
+	}
+	if err := a.store(c, data, func() { stored = true; done() }); err != nil {
 		return err
+	}
+	if !stored { // it was here, or another source's came first
+		r.puller.metrics.duplicate.Add(c.Size)
+		done()
 	}
 	a.since = time.Now()
 	a.next++
-	r.report(&proto.Done{Digest: c.Blob, Lease: a.lease.ID, Index: c.Index, Took: took, Sum: r.blob.Sum(c.Index)})
 	return nil
 }
 
-func (a *assembler) count(c proto.Chunk) {
+// count counts bytes that came in.
+func (a *assembler) count(n int64) {
 	r := a.pull
-	if a.lease.FromOrigin() {
-		r.puller.metrics.origin.Add(c.Size)
-		r.fromOrigin.Add(c.Size)
+	r.puller.metrics.from[a.class].Add(n)
+	if a.class == ClassOrigin {
+		r.fromOrigin.Add(n)
 	} else {
-		r.puller.metrics.peers.Add(c.Size)
-		r.fromPeers.Add(c.Size)
+		r.fromPeers.Add(n)
 	}
 }
 
-func (a *assembler) store(c proto.Chunk, data []byte) error {
+// discard counts the piece of a chunk whose rest did not come.
+func (a *assembler) discard() {
+	a.count(a.filled)
+	a.pull.puller.metrics.duplicate.Add(a.filled)
+	a.filled = 0
+}
+
+// store puts a chunk into the cache, which calls in if it was not there.
+func (a *assembler) store(c proto.Chunk, data []byte, in func()) error {
 	b := a.pull.blob
-	if !a.lease.FromOrigin() && a.run.Blob.Chunks() > 1 && b.Sum(c.Index).IsZero() {
+	if !a.lease.FromOrigin() && a.run.Blob.Chunks() > 1 && b.Sum(c.Index).IsZero() && !b.Has(c.Index) {
 		return fmt.Errorf("%w: there is no sum to check chunk %d from a peer by", cache.ErrCorrupt, c.Index)
 	}
-	err := b.Put(c.Index, data)
+	err := b.PutFunc(c.Index, data, in)
 	if err == nil || errors.Is(err, cache.ErrCorrupt) || errors.Is(err, cache.ErrDigest) {
 		return err
 	}
@@ -180,9 +204,11 @@ func (a *assembler) verdict(ctx context.Context, err error) error {
 	switch {
 	case a.err != nil:
 		return a.err
+	case a.next == a.run.First+a.run.Count:
+		return nil // all is in and reported; the lease may have run out since
 	case err != nil && errors.Is(context.Cause(ctx), errStalled):
 		return fmt.Errorf("%w: %w", errStalled, err)
-	case err == nil && a.next < a.run.First+a.run.Count:
+	case err == nil:
 		return fmt.Errorf("source sent %d of %d bytes and called it done", a.received.Load(), a.run.Size())
 	}
 	return err
@@ -191,10 +217,12 @@ func (a *assembler) verdict(ctx context.Context, err error) error {
 // reset makes the assembler ready for another source, at the start of the
 // chunk that is not complete.
 func (a *assembler) reset() {
-	a.filled, a.err, a.since = 0, nil, time.Now()
+	a.discard()
+	a.err, a.since = nil, time.Now()
 }
 
 func (a *assembler) release() {
+	a.discard()
 	if a.buf != nil {
 		a.pull.puller.buffers.put(a.buf)
 	}

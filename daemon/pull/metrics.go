@@ -7,10 +7,14 @@ import (
 )
 
 type metrics struct {
-	origin, peers, duplicate atomic.Int64
-	running                  prometheus.Gauge
-	results                  *prometheus.CounterVec
+	from      [len(classes)]atomic.Int64 // by Class
+	duplicate atomic.Int64
+	running   prometheus.Gauge
+	results   *prometheus.CounterVec
 }
+
+// classes are the Classes as metrics call them.
+var classes = [...]string{ClassOrigin: "origin", ClassSeed: "seed", ClassZone: "zone", ClassFar: "far"}
 
 func newMetrics(r prometheus.Registerer) *metrics {
 	m := &metrics{
@@ -25,21 +29,22 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		return m
 	}
 	r.MustRegister(m.running, m.results)
-	for _, c := range []struct {
-		source string
-		value  *atomic.Int64
-	}{{"origin", &m.origin}, {"peer", &m.peers}} {
+	for class, source := range classes {
 		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "shoal_pull_bytes_total", Help: "Bytes of chunks that came in, by source; shoal_cache_corrupt_chunks_total says how many of them were wrong.",
-			ConstLabels: prometheus.Labels{"source": c.source},
-		}, func() float64 { return float64(c.value.Load()) }))
+			Name: "shoal_pull_bytes_total", Help: "Bytes that came in, by source: the origin, a seed (scheduler process), daemons of this zone, daemons of others (far). shoal_cache_corrupt_chunks_total says how many chunks were wrong.",
+			ConstLabels: prometheus.Labels{"source": source},
+		}, func() float64 { return float64(m.from[class].Load()) }))
 	}
 	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "shoal_pull_duplicate_bytes_total", Help: "Bytes of chunks that came in though they were here already.",
+		Name: "shoal_pull_duplicate_bytes_total", Help: "Bytes that came in for nothing: of chunks that were here already, and of pieces of chunks whose rest did not come.",
 	}, func() float64 { return float64(m.duplicate.Load()) }))
 	return m
 }
 
 func (m *metrics) bytes() Bytes {
-	return Bytes{Origin: m.origin.Load(), Peers: m.peers.Load(), Duplicate: m.duplicate.Load()}
+	return Bytes{
+		Origin: m.from[ClassOrigin].Load(), Seed: m.from[ClassSeed].Load(),
+		Zone: m.from[ClassZone].Load(), Far: m.from[ClassFar].Load(),
+		Duplicate: m.duplicate.Load(),
+	}
 }

@@ -60,3 +60,26 @@ func TestPickCoversOnce(t *testing.T) {
 		}
 	})
 }
+
+// BenchmarkPick picks from a blob of 3 GiB, the first half of which is here and
+// full of holes, with a reader in the middle.
+func BenchmarkPick(b *testing.B) {
+	blob := proto.Blob{Digest: proto.DigestOf(nil), Size: 3 << 30}
+	n := blob.Chunks()
+	taken, awaited := proto.NewSet(n), proto.NewSet(n)
+	for c := 0; c < n/2; c++ {
+		if c%7 != 6 {
+			taken.Add(c)
+		}
+	}
+	awaited.Add(n / 2)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, ok := pick(blob, taken, awaited); !ok {
+			b.Fatal("nothing to fetch")
+		}
+		if _, ok := pick(blob, taken, nil); !ok {
+			b.Fatal("nothing to fetch")
+		}
+	}
+}

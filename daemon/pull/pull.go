@@ -37,10 +37,17 @@ type Config struct {
 	Origin func(proto.Origin) Source
 	// Peer returns the source for the member with an ID at a host:port.
 	Peer func(id, addr string) Source
+	// Class says how the member with an ID is to this node: any Class but
+	// ClassOrigin. Default: ClassFar for all.
+	Class func(id string) Class
 	// Join enters a pull into its swarm. state tells what is here and on its
 	// way; it may be called at any time. Without Join every pull goes straight
-	// to the origin.
+	// to the origin. Join must not block nor call the Puller.
 	Join func(d proto.Digest, state func() *proto.Join) Swarm
+	// Limit waits until some of the next want bytes of a transfer may come in,
+	// from the origin or from a peer, and returns how many, at least 1. It
+	// fails when ctx ends. Without it there is no limit.
+	Limit func(ctx context.Context, origin bool, want int64) (int64, error)
 	// Cause says what kind of failure a Source's error is. Default:
 	// CauseBroken for all.
 	Cause func(error) proto.Cause
@@ -84,6 +91,9 @@ func New(cfg Config) *Puller {
 	if cfg.Cause == nil {
 		cfg.Cause = func(error) proto.Cause { return proto.CauseBroken }
 	}
+	if cfg.Class == nil {
+		cfg.Class = func(string) Class { return ClassFar }
+	}
 	if cfg.Patience == 0 {
 		cfg.Patience = 5 * time.Second
 	}
@@ -126,7 +136,8 @@ func (p *Puller) Open(ctx context.Context, b proto.Blob, o proto.Origin) (*cache
 }
 
 // Start starts the pull of a blob that nobody reads yet, unless it is whole
-// here or on its way.
+// here or on its way. The pull has joined its swarm when Start returns: the
+// schedulers hear of blobs in the order in which they were started.
 func (p *Puller) Start(b proto.Blob, o proto.Origin) error { return p.begin(b, o, false) }
 
 // Seed is Start for a blob that is brought here for others.
@@ -154,7 +165,7 @@ func (p *Puller) start(cb *cache.Blob, o proto.Origin, eager, seed bool) error {
 	// and the run of the one before, if it is not over yet, does nothing for it.
 	if run := p.pulls[b.Digest]; run != nil && run.blob == cb {
 		run.addOrigin(o)
-		if eager {
+		if eager && !p.closed {
 			run.hurry()
 		}
 		return nil
@@ -218,11 +229,17 @@ func (p *Puller) Pulls() []Status {
 	return out
 }
 
-// Bytes are totals since the start, of chunks that came in, wrong and double
-// ones included; Duplicate are those that were here already.
+// Bytes are totals since the start of what came in, wrong and double bytes
+// included, by the Class of the source.
 type Bytes struct {
-	Origin, Peers, Duplicate int64
+	Origin, Seed, Zone, Far int64
+	// Duplicate are those of all these that were for nothing: of chunks that
+	// were here already, and of pieces of chunks whose rest did not come.
+	Duplicate int64
 }
+
+// Peers is what came in from members, of whatever Class.
+func (b Bytes) Peers() int64 { return b.Seed + b.Zone + b.Far }
 
 // Bytes returns what all pulls have brought so far.
 func (p *Puller) Bytes() Bytes { return p.metrics.bytes() }

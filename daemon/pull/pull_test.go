@@ -87,15 +87,24 @@ type swarm struct {
 	events  chan proto.Message
 	reports chan proto.Message
 	closed  chan bool // whether whole
+	// reported, if set, is called with each report.
+	reported func(m proto.Message)
 }
 
 func newSwarm() *swarm {
-	return &swarm{make(chan proto.Message, 100), make(chan proto.Message, 1000), make(chan bool, 1)}
+	return &swarm{events: make(chan proto.Message, 100), reports: make(chan proto.Message, 1000), closed: make(chan bool, 100)}
 }
 
 func (s *swarm) Events() <-chan proto.Message   { return s.events }
-func (s *swarm) Report(m proto.Message)         { s.reports <- m }
 func (s *swarm) Close(_ proto.Blob, whole bool) { s.closed <- whole }
+
+func (s *swarm) Report(m proto.Message) {
+	if s.reported != nil {
+		s.reported(m)
+	}
+	s.reports <- m
+}
+
 func (s *swarm) lease(id uint64, l proto.Lease) { l.ID = id; s.events <- &l }
 
 func receive[T any](t *testing.T, c <-chan T) T {
@@ -114,7 +123,10 @@ type bed struct {
 	puller *pull.Puller
 	origin pull.Source
 	peers  map[string]pull.Source
-	swarm  *swarm // nil: no scheduler
+	// classes of the peers; nobody is a registry that is not in it.
+	classes map[string]pull.Class
+	swarm   *swarm // nil: no scheduler
+	limit   func(ctx context.Context, origin bool, want int64) (int64, error)
 }
 
 func (b *bed) start(t *testing.T) {
@@ -127,6 +139,8 @@ func (b *bed) start(t *testing.T) {
 		Cache:    b.cache,
 		Origin:   func(proto.Origin) pull.Source { return b.origin },
 		Peer:     func(id, _ string) pull.Source { return b.peers[id] },
+		Class:    func(id string) pull.Class { return b.classes[id] },
+		Limit:    b.limit,
 		Patience: 100 * time.Millisecond,
 		Help:     100 * time.Millisecond,
 		Cause: func(err error) proto.Cause {
@@ -303,9 +317,10 @@ func TestLeases(t *testing.T) {
 	content, blob := pulltest.Content(6, 5*proto.MinChunk+9)
 	all := sums(blob, content)
 	b := &bed{
-		origin: &memory{content: content},
-		peers:  map[string]pull.Source{"good": &memory{content: content}, "empty": &memory{content: []byte("x")}},
-		swarm:  newSwarm(),
+		origin:  &memory{content: content},
+		peers:   map[string]pull.Source{"good": &memory{content: content}, "empty": &memory{content: []byte("x")}},
+		classes: map[string]pull.Class{"good": pull.ClassZone, "bad": pull.ClassFar, "empty": pull.ClassSeed},
+		swarm:   newSwarm(),
 	}
 	bad := &memory{content: content, spoil: func(_ int64, p []byte) ([]byte, error) { p[0] ^= 1; return p, nil }}
 	b.peers["bad"] = bad
@@ -346,8 +361,93 @@ func TestLeases(t *testing.T) {
 		t.Error("left the swarm as if the blob were not whole")
 	}
 	// The chunk that the bad peer sent counts as well: it came in.
-	if got, want := b.puller.Bytes(), (pull.Bytes{Origin: 2 * proto.MinChunk, Peers: 4*proto.MinChunk + 9}); got != want {
+	if got, want := b.puller.Bytes(), (pull.Bytes{Origin: 2 * proto.MinChunk, Far: proto.MinChunk, Zone: 3*proto.MinChunk + 9}); got != want {
 		t.Errorf("counted %+v, want %+v", got, want)
+	}
+}
+
+// TestDuplicate: every chunk that comes in twice is counted as such, also when
+// both come at the same moment; and so is the piece of one whose rest does not
+// come.
+func TestDuplicate(t *testing.T) {
+	const copies, shared = 8, 16
+	content, blob := pulltest.Content(13, (shared+1)*proto.MinChunk)
+	all := sums(blob, content)
+	b := &bed{
+		origin: &memory{content: content, spoil: func(off int64, p []byte) ([]byte, error) {
+			if off > shared*proto.MinChunk { // after one piece of the last chunk
+				return nil, errors.New("cut")
+			}
+			return p, nil
+		}},
+		peers:   make(map[string]pull.Source),
+		classes: make(map[string]pull.Class),
+		swarm:   newSwarm(),
+	}
+	gate := make(chan struct{})
+	for i := range copies {
+		id := fmt.Sprint(i)
+		b.peers[id] = &memory{content: content, gate: gate}
+		b.classes[id] = pull.ClassSeed
+	}
+	b.start(t)
+	if err := b.puller.Start(blob, where); err != nil {
+		t.Fatal(err)
+	}
+	next[*proto.Join](t, b.swarm)
+	b.swarm.events <- &proto.Welcome{}
+	for i := range copies {
+		b.swarm.lease(uint64(i+1), proto.Lease{First: 0, Count: shared, Source: fmt.Sprint(i), Sums: all[:shared]})
+	}
+	close(gate)
+	for range copies * shared {
+		next[*proto.Done](t, b.swarm)
+	}
+	b.swarm.lease(100, proto.Lease{First: shared, Count: 1})
+	next[*proto.Fail](t, b.swarm)
+	b.swarm.lease(101, proto.Lease{First: shared, Count: 1, Source: "0", Sums: all[shared:]})
+	if !receive(t, b.swarm.closed) {
+		t.Error("left the swarm as if the blob were not whole")
+	}
+	want := pull.Bytes{
+		Origin: 100_000, Seed: (copies*shared + 1) * proto.MinChunk,
+		Duplicate: 100_000 + (copies-1)*shared*proto.MinChunk,
+	}
+	if got := b.puller.Bytes(); got != want {
+		t.Errorf("counted %+v, want %+v", got, want)
+	}
+}
+
+// TestDoneBeforeWhole: the last chunk is reported when it is in and not when the
+// blob is on the disk, which takes the scheduler's slots and others' time.
+func TestDoneBeforeWhole(t *testing.T) {
+	for _, size := range []int{1000, 3 * proto.MinChunk} {
+		content, blob := pulltest.Content(14, size)
+		b := &bed{origin: &memory{content: content}, swarm: newSwarm()}
+		last := blob.Chunks() - 1
+		b.swarm.reported = func(m proto.Message) {
+			if d, ok := m.(*proto.Done); ok && d.Index == last {
+				cb, ok := b.cache.Known(blob.Digest)
+				if !ok {
+					t.Error("reported a chunk of which nothing is here")
+					return
+				}
+				defer cb.Release()
+				if !cb.Has(last) || cb.Whole() {
+					t.Errorf("%d bytes: at the report the chunk is in: %t, the blob is whole: %t", size, cb.Has(last), cb.Whole())
+				}
+			}
+		}
+		b.start(t)
+		if err := b.puller.Start(blob, where); err != nil {
+			t.Fatal(err)
+		}
+		next[*proto.Join](t, b.swarm)
+		b.swarm.events <- &proto.Welcome{}
+		b.swarm.lease(1, proto.Lease{First: 0, Count: blob.Chunks()})
+		if !receive(t, b.swarm.closed) {
+			t.Error("left the swarm as if the blob were not whole")
+		}
 	}
 }
 
@@ -421,6 +521,74 @@ func TestAloneWithoutAScheduler(t *testing.T) {
 	b.start(t)
 	if got, err := b.read(t, blob); err != nil || !bytes.Equal(got, content) {
 		t.Errorf("without a scheduler: %d bytes, %v", len(got), err)
+	}
+}
+
+// TestErrorAfterTheLastByte: a lease of which every chunk is in has not failed,
+// whatever its source says then, such as that the lease has just run out.
+func TestErrorAfterTheLastByte(t *testing.T) {
+	content, blob := pulltest.Content(15, 4*proto.MinChunk)
+	late := &late{memory{content: content}}
+	b := &bed{origin: late, peers: map[string]pull.Source{"late": late}, swarm: newSwarm()}
+	b.start(t)
+	if err := b.puller.Start(blob, where); err != nil {
+		t.Fatal(err)
+	}
+	next[*proto.Join](t, b.swarm)
+	b.swarm.events <- &proto.Welcome{}
+	b.swarm.lease(1, proto.Lease{First: 0, Count: 2})
+	b.swarm.lease(2, proto.Lease{First: 2, Count: 1, Source: "late", Sums: sums(blob, content)[2:3]})
+	for done := 0; done < 3; {
+		switch m := receive(t, b.swarm.reports).(type) {
+		case *proto.Done:
+			done++
+		case *proto.Fail:
+			t.Fatalf("lease %d has failed", m.Lease)
+		}
+	}
+	b.swarm.lease(3, proto.Lease{First: 3, Count: 1})
+	receive(t, b.swarm.closed)
+	for len(b.swarm.reports) > 0 {
+		if f, ok := (<-b.swarm.reports).(*proto.Fail); ok {
+			t.Errorf("lease %d has failed", f.Lease)
+		}
+	}
+}
+
+// late is a Source that fails after the last byte.
+type late struct{ memory }
+
+func (l *late) Fetch(ctx context.Context, r proto.Run, w io.Writer) error {
+	return errors.Join(l.memory.Fetch(ctx, r, w), errors.New("too late"))
+}
+
+// TestJoinsInOrder: pulls join in the order in which they were started, also
+// one that a reader had opened before and that was waiting for it to read.
+func TestJoinsInOrder(t *testing.T) {
+	b := &bed{origin: &memory{gate: make(chan struct{})}, swarm: newSwarm()}
+	b.start(t)
+	var want []proto.Digest
+	for i := range 30 {
+		_, blob := pulltest.Content(uint64(100+i), 1000)
+		if i%3 == 1 {
+			r, err := b.puller.Open(t.Context(), blob, where)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+		}
+		if err := b.puller.Start(blob, where); err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, blob.Digest)
+		if got := len(b.swarm.reports); got != len(want) {
+			t.Fatalf("%d pulls were started and %d have joined", len(want), got)
+		}
+	}
+	for i, d := range want {
+		if got := next[*proto.Join](t, b.swarm).Blob.Digest; got != d {
+			t.Errorf("%s joined as number %d, want %s", got, i, d)
+		}
 	}
 }
 

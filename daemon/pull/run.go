@@ -38,6 +38,7 @@ type pull struct {
 	b       proto.Blob
 	seed    bool
 	started time.Time
+	enter   func()        // joins the swarm, once; it does not block
 	wanted  chan struct{} // 1-buffered: do not wait for a reader
 	results chan result
 
@@ -77,7 +78,7 @@ type result struct {
 }
 
 func newPull(p *Puller, blob *cache.Blob, o proto.Origin, seed bool) *pull {
-	return &pull{
+	r := &pull{
 		puller:  p,
 		blob:    blob,
 		b:       blob.Blob(),
@@ -89,10 +90,21 @@ func newPull(p *Puller, blob *cache.Blob, o proto.Origin, seed bool) *pull {
 		flights: make(map[*flight]bool),
 		awaited: -1,
 	}
+	r.enter = sync.OnceFunc(func() {
+		if join := p.cfg.Join; join != nil {
+			// The session may call state before Join returns.
+			r.setSwarm(join(r.b.Digest, r.state))
+		}
+	})
+	return r
 }
 
-// hurry makes the pull start without waiting for a reader.
+// hurry makes the pull start without waiting for a reader. It has joined its
+// swarm when hurry returns, so that pulls which are started one after the other
+// join one after the other. It is called with puller.mu held, before the puller
+// ends: a pull that is over by then cannot join any more.
 func (r *pull) hurry() {
+	r.enter()
 	select {
 	case r.wanted <- struct{}{}:
 	default:
@@ -203,10 +215,8 @@ func (r *pull) bring() error {
 	if !r.waitForReader() {
 		return r.ctx.Err()
 	}
-	if join := r.puller.cfg.Join; join != nil {
-		// The session may call state before Join returns.
-		r.setSwarm(join(r.b.Digest, r.state))
-	} else {
+	r.enter()
+	if r.currentSwarm() == nil {
 		r.goSolo()
 	}
 	idle := time.NewTimer(r.puller.cfg.Patience)

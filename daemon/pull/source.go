@@ -17,3 +17,13 @@ import (
 type Source interface {
 	Fetch(ctx context.Context, r proto.Run, w io.Writer) error
 }
+
+// A Class says how a source is to this node, for those who count bytes.
+type Class uint8
+
+const (
+	ClassOrigin Class = iota // a registry
+	ClassSeed                // a scheduler process
+	ClassZone                // a daemon of this node's zone
+	ClassFar                 // any other member
+)

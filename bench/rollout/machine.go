@@ -1,0 +1,182 @@
+package rollout
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/shoal-project/shoal/bench/netns"
+	"github.com/shoal-project/shoal/bench/report"
+)
+
+// What a rollout takes of the machine beside what is measured; see doc.go.
+const (
+	// daemonMemory is what a daemon, a scheduler and the registry take each.
+	daemonMemory = 100 << 20
+	// overhead is what a byte costs in a rollout over what it costs in probe,
+	// which has no bridges and queues, no disk, no leases and no other process
+	// that wants the caches.
+	overhead = 1.6
+	// share is how much of the idle cores a rollout may need: with more, the
+	// processes wait for cores rather than for links.
+	share = 0.8
+	// spare is how much of the free memory and disk it may need.
+	spare = 0.9
+)
+
+// prepare makes sure that the rollout can be run here, and removes what killed
+// runs have left.
+func (o Options) prepare(ctx context.Context) error {
+	if err := o.sweep(); err != nil {
+		return err
+	}
+	if !o.InProcess {
+		if err := netns.Check(); err != nil {
+			return fmt.Errorf("%w\n--in-process does without: the same fleet in one process, with rate limits for links", err)
+		}
+		if _, err := findRegistry(o.Registry); err != nil {
+			return err
+		}
+	}
+	have, err := measureMachine(ctx, o)
+	if err != nil {
+		return err
+	}
+	o.Log.Info("the machine", "cores", have.cores, "nsPerByte", have.cost*1e9, "memory", have.memory, "disk", have.disk)
+	err = o.need(have.cost).check(have)
+	if err != nil && o.Force {
+		o.Say(fmt.Sprintf("warning: %s", strings.ReplaceAll(err.Error(), "\n", "\nwarning: ")))
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w\nWhat would be measured is this machine. --force starts all the same", err)
+	}
+	return nil
+}
+
+// sweep removes what killed runs have left, and says what it was.
+func (o Options) sweep() error {
+	swept, err := sweepFolders(o.Dir)
+	if err != nil {
+		return fmt.Errorf("remove what a killed run has left: %w", err)
+	}
+	if !o.InProcess && os.Geteuid() == 0 {
+		links, err := netns.Sweep()
+		if err != nil {
+			return fmt.Errorf("remove what a killed run has left: %w", err)
+		}
+		swept = append(swept, links...)
+	}
+	if len(swept) > 0 {
+		o.Say("removed what a killed run had left: " + strings.Join(swept, ", "))
+	}
+	return nil
+}
+
+// A capacity is what a machine has for a rollout, a zero what is not known.
+type capacity struct {
+	cores  float64 // that are idle
+	cost   float64 // seconds of one core that it takes to deliver a byte
+	memory int64   // bytes that are free
+	disk   int64
+}
+
+func measureMachine(ctx context.Context, o Options) (capacity, error) {
+	dir := o.Dir
+	if dir == "" {
+		dir = os.TempDir()
+	}
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(dir, &fs); err != nil {
+		return capacity{}, fmt.Errorf("--dir: %s: %w", dir, err)
+	}
+	cost, others, err := probe(ctx, o.Mode != report.ModeDirect && o.Security == "tls")
+	if err != nil {
+		return capacity{}, fmt.Errorf("measure this machine: %w", err)
+	}
+	c := capacity{
+		cores: max(float64(runtime.GOMAXPROCS(0))-others, 0.01), cost: cost,
+		disk: int64(fs.Bavail) * int64(fs.Bsize),
+	}
+	if info, err := os.ReadFile("/proc/meminfo"); err == nil {
+		c.memory = kilobytes(info, "MemAvailable:")
+	}
+	return c, nil
+}
+
+// A demand is what a rollout needs of a machine while it goes as fast as its
+// links allow.
+type demand struct {
+	cores        float64
+	bytesPerCore float64 // that one core delivers in a second
+	rate         float64 // bytes per second to all nodes together
+	memory       int64
+	disk         int64
+	inProcess    bool
+}
+
+// need returns what o needs where a delivered byte costs so many seconds.
+func (o Options) need(cost float64) demand {
+	cost *= overhead
+	d := demand{rate: float64(o.Nodes) * float64(o.Size) / o.bound(), bytesPerCore: 1 / cost, inProcess: o.InProcess}
+	d.cores = d.rate * cost
+	processes := int64(1) // the registry
+	if o.Mode != report.ModeDirect {
+		processes += int64(o.Nodes)
+		d.disk = int64(o.Nodes) * o.Size
+	}
+	if o.Mode == report.ModeShoal {
+		processes++
+		d.disk += o.Size
+	}
+	d.disk += o.Size // the registry's
+	d.memory = processes * daemonMemory
+	return d
+}
+
+// check returns all that is too much, with figures.
+func (d demand) check(have capacity) error {
+	var errs []error
+	if have.cost > 0 && d.cores > share*have.cores {
+		errs = append(errs, fmt.Errorf("this machine is too slow for this rollout: it delivers %s/s to the nodes together, and needs %.1f cores for that (one is good for %s/s); %.1f are idle, and %.0f %% of them may be needed. Lower --nodes or the rates",
+			size(d.rate), d.cores, size(d.bytesPerCore), have.cores, share*100))
+	}
+	if have.memory > 0 && float64(d.memory) > spare*float64(have.memory) {
+		errs = append(errs, fmt.Errorf("this rollout needs %s of memory, and %s are free. Lower --nodes", size(float64(d.memory)), size(float64(have.memory))))
+	}
+	if have.disk > 0 && float64(d.disk) > spare*float64(have.disk) {
+		errs = append(errs, fmt.Errorf("this rollout needs %s of disk, and %s are free. Lower --nodes or --size, or name another --dir", size(float64(d.disk)), size(float64(have.disk))))
+	}
+	return errors.Join(errs...)
+}
+
+func size(n float64) string { return humanize.IBytes(uint64(max(n, 0))) }
+
+// machine describes this machine in a few words.
+func machine() string {
+	what := fmt.Sprintf("%d × %s, %s/%s", runtime.GOMAXPROCS(0), cpuModel(), runtime.GOOS, runtime.GOARCH)
+	if release, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		what += " " + string(bytes.TrimSpace(release))
+	}
+	return what
+}
+
+func cpuModel() string {
+	info, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return "CPU"
+	}
+	for line := range bytes.Lines(info) {
+		if key, value, ok := bytes.Cut(line, []byte(":")); ok && string(bytes.TrimSpace(key)) == "model name" {
+			return string(bytes.TrimSpace(value))
+		}
+	}
+	return "CPU"
+}
