@@ -215,7 +215,8 @@ type writeError struct{ err error }
 func (e *writeError) Error() string { return e.err.Error() }
 
 func (s *Source) fetch(ctx context.Context, r proto.Run, w io.Writer, watch *watch) error {
-	resp, err := s.ask(ctx, r)
+	var b batch
+	resp, err := s.ask(b.traced(ctx), r)
 	if err != nil {
 		return err
 	}
@@ -227,7 +228,7 @@ func (s *Source) fetch(ctx context.Context, r proto.Run, w io.Writer, watch *wat
 	if got := resp.Header.Get("Content-Range"); got != want || resp.ContentLength != r.Size() {
 		return fmt.Errorf("answered with Content-Range %.80q and %d bytes, asked for %q", got, resp.ContentLength, want)
 	}
-	return s.host.copy(w, resp.Body, r.Size(), watch)
+	return s.host.copy(w, resp.Body, r.Size(), watch, &b)
 }
 
 // ask sends the request and waits for the response's header.
@@ -274,10 +275,11 @@ func explainStatus(resp *http.Response) error {
 
 // copy copies n bytes, and reads the end after them, so that the connection
 // can be used again.
-func (h *Host) copy(w io.Writer, body io.Reader, n int64, watch *watch) error {
+func (h *Host) copy(w io.Writer, body io.Reader, n int64, watch *watch, b *batch) error {
 	buf := h.buffers.Get().(*[]byte)
 	defer h.buffers.Put(buf)
 	for left := n; ; {
+		b.expect(left)
 		watch.begin()
 		k, err := body.Read((*buf)[:min(int64(len(*buf)), max(left, 1))])
 		watch.end()

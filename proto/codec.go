@@ -93,6 +93,10 @@ func (m *Fail) decode(d *decoder) {
 	m.Digest, m.Lease, m.Cause = d.digest(), d.uint(), Cause(d.int(255))
 }
 
+func (*Near) kind() kind          { return kindNear }
+func (m *Near) encode(e *encoder) { e.digest(m.Digest); e.uint(m.Lease) }
+func (m *Near) decode(d *decoder) { m.Digest, m.Lease = d.digest(), d.uint() }
+
 func (*Await) kind() kind          { return kindAwait }
 func (m *Await) encode(e *encoder) { e.digest(m.Digest); e.int(m.Index) }
 func (m *Await) decode(d *decoder) { m.Digest, m.Index = d.digest(), d.int(maxIndex) }
@@ -125,10 +129,12 @@ func (m *Lease) encode(e *encoder) {
 	e.text(m.Addr)
 	e.dur(m.Within)
 	e.sums(m.Sums)
+	e.dur(m.Early)
 }
 func (m *Lease) decode(d *decoder) {
 	m.ID, m.Digest, m.First, m.Count = d.uint(), d.digest(), d.int(maxIndex), d.int(maxIndex)
 	m.Source, m.Addr, m.Within, m.Sums = d.text(), d.text(), d.dur(), d.sums()
+	m.Early = d.dur()
 	if len(m.Sums) != 0 && len(m.Sums) != m.Count {
 		d.fail("lease of %d chunks with %d sums", m.Count, len(m.Sums))
 	}

@@ -47,6 +47,7 @@ const (
 	kindRevoke
 	kindCall
 	kindAsk
+	kindNear
 )
 
 func newMessage(k kind) Message {
@@ -85,6 +86,8 @@ func newMessage(k kind) Message {
 		return new(Call)
 	case kindAsk:
 		return new(Ask)
+	case kindNear:
+		return new(Near)
 	}
 	return nil
 }

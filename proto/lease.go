@@ -76,6 +76,14 @@ type Done struct {
 	Took   time.Duration
 }
 
+// Near says that a lease is about to end: what is missing of it will be here
+// within the time that the lease asked for. The scheduler grants the next one,
+// which arrives when this one ends, so that no link is idle for the round trip.
+type Near struct {
+	Digest Digest
+	Lease  uint64
+}
+
 // Cause says why a lease failed.
 type Cause uint8
 
@@ -130,7 +138,9 @@ type Sums struct {
 // from First on, from one source, Within that time. The source is the member
 // with the ID Source, at Addr, or the blob's origin if Source is empty. Sums
 // holds the sums of the chunks in their order; it is empty for a lease on the
-// origin and for a blob of one chunk.
+// origin and for a blob of one chunk. Early is how
+// long messages take from the node to the scheduler and back: the node says
+// Near so long before the end of the lease, and what its source took to answer.
 type Lease struct {
 	ID           uint64
 	Digest       Digest
@@ -138,6 +148,7 @@ type Lease struct {
 	Source, Addr string
 	Within       time.Duration
 	Sums         []Sum
+	Early        time.Duration
 }
 
 // FromOrigin reports whether the lease's source is the blob's origin.

@@ -169,7 +169,8 @@ func everyMessage() []Message {
 		&Done{Digest: d, Lease: 1 << 60, Index: 383, Sum: Sum{1}, Took: 42 * time.Millisecond},
 		&Fail{Digest: d, Lease: 3, Cause: CauseStalled}, &Await{Digest: d, Index: 9}, &Part{Digest: d},
 		&Decline{Digest: d, Reason: "no"}, &Sums{Digest: d, First: 2, Sums: []Sum{{1}, {}, {2}}},
-		&Lease{ID: 9, Digest: d, First: 3, Count: 2, Source: "id", Addr: "h:1", Within: time.Second, Sums: []Sum{{1}, {2}}},
+		&Lease{ID: 9, Digest: d, First: 3, Count: 2, Source: "id", Addr: "h:1", Within: time.Second, Sums: []Sum{{1}, {2}}, Early: 19 * time.Millisecond},
+		&Near{Digest: d, Lease: 9},
 		&Revoke{Digest: d, Lease: 9}, &Call{Blob: b, Origin: o}, &Ask{Digest: d},
 	}
 }

@@ -73,7 +73,11 @@ type node struct {
 	rate float64
 	// takes is what it receives over all its leases, in bytes per second; 0
 	// while unknown.
-	takes   float64
+	takes float64
+	// loop is how long its leases and its reports are on their way, in seconds:
+	// what passes between a grant and the report of a chunk that is not the
+	// chunk's own time.
+	loop    float64
 	strikes int
 	suspect bool
 	slow    bool // its rate is far under the typical one
@@ -208,6 +212,11 @@ func (b *Book) Handle(now time.Time, from string, m proto.Message) {
 		b.done(now, n, m)
 	case *proto.Fail:
 		b.fail(now, n, m)
+	case *proto.Near:
+		if l := b.leases[m.Lease]; l != nil && l.part.node == n && !l.near {
+			l.near = true
+			b.makeRoom(l)
+		}
 	case *proto.Await:
 		if p := n.parts[m.Digest]; p != nil && p.have != nil && m.Index < p.swarm.blob.Chunks() {
 			p.await, p.swarm.awaited = m.Index, m.Index
@@ -303,6 +312,9 @@ func (b *Book) done(now time.Time, n *node, m *proto.Done) {
 	}
 	s.learn(m.Index, m.Sum)
 	if l := b.leases[m.Lease]; l != nil && l.part == p && l.covers(m.Index) && !p.have.Has(m.Index) {
+		if l.left == l.count {
+			average(&n.loop, max(now.Sub(l.granted)-m.Took, 0).Seconds())
+		}
 		b.measure(now, l, s.blob.Chunk(m.Index).Size, m.Took)
 		b.dues.renew(l, now)
 	}

@@ -30,6 +30,8 @@ type world struct {
 	flying   map[string]map[int]bool // chunks on their way per node
 	slow     map[string]float64      // how many times slower a node's link is
 	uplinks  float64                 // of the nodes, as a share of their downlinks
+	readers  bool                    // somebody reads on each node, in order
+	sent     map[string]int          // chunks that a node has sent
 	audited  bool                    // the book is audited at each step
 	declines map[string]bool         // seeds that decline
 	deaf     map[string]bool         // nodes that react to nothing
@@ -89,7 +91,7 @@ func newWorld(t *testing.T, size int64, seed uint64) *world {
 		origin: make([]int, blob.Chunks()), rate: 12.5e6,
 		finished: make(map[string]time.Time), used: make(map[string]int),
 		flying: make(map[string]map[int]bool), zones: make(map[string]string),
-		slow: make(map[string]float64), uplinks: 1,
+		slow: make(map[string]float64), sent: make(map[string]int), uplinks: 1,
 	}
 }
 
@@ -277,6 +279,7 @@ func (w *world) chunk(n *simNode, l *proto.Lease, c int) {
 			w.crossing += w.blob.Chunk(c).Size
 		}
 		n.have.Add(c)
+		w.sent[l.Source]++
 		if n.have.Count() == w.blob.Chunks() {
 			w.finished[n.id] = w.now
 			if w.hasty {
@@ -290,6 +293,9 @@ func (w *world) chunk(n *simNode, l *proto.Lease, c int) {
 			end()
 		}
 		w.book.Handle(w.now, n.id, &proto.Done{Digest: l.Digest, Lease: l.ID, Index: c, Sum: sum, Took: w.now.Sub(begun)})
+		if next := n.have.NextMissing(0, w.blob.Chunks()); w.readers && next >= 0 && n.id != "seed" {
+			w.book.Handle(w.now, n.id, &proto.Await{Digest: l.Digest, Index: next})
+		}
 		w.deliver()
 	})
 }

@@ -226,6 +226,68 @@ func TestSlowNodes(t *testing.T) {
 	}
 }
 
+// TestReadersDoNotOccupyTheSeed: everybody's reader waits for much the same
+// chunks, and those go first; a seed must not send them again and again.
+func TestReadersDoNotOccupyTheSeed(t *testing.T) {
+	w := newWorld(t, 64<<20, 5)
+	w.readers = true
+	w.connect("seed", "", proto.RoleScheduler)
+	names := w.rollout(16, false, nowhere)
+	w.run()
+	ratio := w.last(names...).Seconds() / (float64(w.blob.Size) / w.rate)
+	t.Logf("%.3f × the fluid bound, the seed sent %d chunks of %d", ratio, w.sent["seed"], w.blob.Chunks())
+	if ratio > 1.25 {
+		t.Errorf("last node at %.2f × the fluid bound, want 1.25 at most", ratio)
+	}
+	if most := w.blob.Chunks() * 5 / 4; w.sent["seed"] > most {
+		t.Errorf("the seed sent %d chunks, want %d at most", w.sent["seed"], most)
+	}
+}
+
+// TestNear: a lease that is about to end makes room for the next, at its node
+// and at its source, and counts once only.
+func TestNear(t *testing.T) {
+	blob := proto.Blob{Digest: proto.DigestOf([]byte("b")), Size: 8 * proto.MinChunk}
+	b := NewBook(Tuning{}, 1, epoch.Add(-time.Minute))
+	var sums []proto.Sum
+	for c := range blob.Chunks() {
+		sums = append(sums, proto.Sum{1, byte(c)})
+	}
+	b.Connect(epoch, proto.Member{ID: "a"})
+	b.Connect(epoch, proto.Member{ID: "b"})
+	b.Handle(epoch, "a", &proto.Hold{Blobs: []proto.Blob{blob}})
+	b.Handle(epoch, "b", &proto.Join{Blob: blob, Await: -1})
+	b.Handle(epoch, "a", &proto.Sums{Digest: blob.Digest, Sums: sums})
+	granted := func() (leases []*proto.Lease) {
+		for _, l := range b.Letters() {
+			if m, ok := l.Message.(*proto.Lease); ok {
+				leases = append(leases, m)
+			}
+		}
+		return leases
+	}
+	first := granted()
+	if len(first) != 2 {
+		t.Fatalf("%d leases to start with, want 2", len(first))
+	}
+	near := &proto.Near{Digest: blob.Digest, Lease: first[0].ID}
+	b.Handle(epoch, "a", near) // it is not its lease
+	if got := granted(); len(got) != 0 {
+		t.Errorf("%d leases because of what another said", len(got))
+	}
+	b.Handle(epoch, "b", near)
+	b.Handle(epoch, "b", near)
+	if got := granted(); len(got) != 1 {
+		t.Errorf("%d leases when one was near its end, want 1", len(got))
+	}
+	audit(t, b)
+	b.Handle(epoch, "b", &proto.Done{Digest: blob.Digest, Lease: first[0].ID, Index: first[0].First, Sum: sums[first[0].First], Took: time.Second})
+	if got := granted(); len(got) != 0 {
+		t.Errorf("%d leases when it ended, want none", len(got))
+	}
+	audit(t, b)
+}
+
 // TestFastSourceGetsSlots: one with ten times the bandwidth of the others serves
 // more of them at a time, without being told that it can.
 func TestFastSourceGetsSlots(t *testing.T) {
@@ -248,7 +310,7 @@ func TestFastSourceGetsSlots(t *testing.T) {
 	look()
 	w.run()
 	w.last(names...)
-	if most < 8 || most > DefaultTuning().MaxSlots {
+	if most < 2*DefaultTuning().Slots || most > DefaultTuning().MaxSlots {
 		t.Errorf("the seed got %d slots", most)
 	}
 	if others > DefaultTuning().Slots+1 { // one more is the trial
@@ -424,6 +486,12 @@ func TestBookSurvivesAnything(t *testing.T) {
 				m.Cause = proto.Cause(rapid.IntRange(0, 7).Draw(t, "cause"))
 				b.Handle(now, node.Draw(t, "node"), m)
 			},
+			"near": func(t *rapid.T) {
+				if len(leases) > 0 {
+					l := rapid.SampledFrom(leases).Draw(t, "lease")
+					b.Handle(now, node.Draw(t, "node"), &proto.Near{Digest: l.Digest, Lease: l.ID})
+				}
+			},
 			"await": func(t *rapid.T) {
 				b.Handle(now, node.Draw(t, "node"), &proto.Await{Digest: blob.Draw(t, "blob").Digest, Index: rapid.IntRange(0, 9).Draw(t, "index")})
 			},
@@ -459,6 +527,9 @@ type fataler interface{ Fatalf(string, ...any) }
 func audit(t fataler, b *Book) {
 	used, out := make(map[*node]int), make(map[*node]int)
 	for _, l := range b.leases {
+		if l.near {
+			continue
+		}
 		out[l.part.node]++
 		if !l.origin {
 			used[l.source]++
@@ -484,7 +555,7 @@ func audit(t fataler, b *Book) {
 				wants++
 			}
 			for _, l := range p.leases {
-				if l.origin {
+				if l.origin && !l.near {
 					originOut++
 				}
 			}

@@ -10,6 +10,9 @@ import (
 const (
 	// weightOfNew is how much a new measurement counts against the old ones.
 	weightOfNew = 0.3
+	// measurable is the size of the smallest chunk of which the time says
+	// something about a link: that of a manifest is all round trips.
+	measurable = 128 << 10
 	// slowRatio is how many times less than what is typical makes a node slow.
 	slowRatio = 4
 	// spare is how much more than what is typical of so many slots a source has
@@ -17,11 +20,21 @@ const (
 	spare = 1.15
 )
 
-// measure takes the time of a chunk into account.
+// measure takes the time of a chunk into account, once all of its lease are
+// there: those of a run often come in one piece, the last ones in no time.
 func (b *Book) measure(now time.Time, l *lease, size int64, took time.Duration) {
+	l.took += took
+	l.bytes += size
+	if l.left > 1 {
+		return
+	}
+	size, took = l.bytes, l.took
+	if size < measurable {
+		return
+	}
 	rate := float64(size) / max(took.Seconds(), 1e-6)
 	if l.origin {
-		average(&l.part.swarm.originRate, rate)
+		averageRate(&l.part.swarm.originRate, rate)
 		return
 	}
 	src, n := l.source, l.part.node
@@ -35,7 +48,7 @@ func (b *Book) measure(now time.Time, l *lease, size int64, took time.Duration) 
 		fastSource, fastTaker := src.rate > 0 && !b.tooSlow(src.rate), n.takes > 0 && !b.tooSlow(n.takes)
 		switch {
 		case fastSource && !fastTaker:
-			average(&n.takes, taken)
+			averageRate(&n.takes, taken)
 			b.judge(now, n)
 			return
 		case !fastSource && !fastTaker && (src.rate == 0 || n.takes == 0):
@@ -44,8 +57,8 @@ func (b *Book) measure(now time.Time, l *lease, size int64, took time.Duration) 
 			taken = n.takes
 		}
 	}
-	average(&n.takes, taken)
-	average(&src.rate, given)
+	averageRate(&n.takes, taken)
+	averageRate(&src.rate, given)
 	b.learnTypical(src.rate)
 	b.judge(now, n)
 	b.judge(now, src)
@@ -68,12 +81,24 @@ func (b *Book) judge(now time.Time, n *node) {
 // tooSlow reports whether a rate is far under the typical one.
 func (b *Book) tooSlow(rate float64) bool { return rate < b.typical/slowRatio }
 
+// average moves a running average of times.
 func average(v *float64, sample float64) {
 	if *v == 0 {
 		*v = sample
 		return
 	}
 	*v += weightOfNew * (sample - *v)
+}
+
+// averageRate moves a running average of rates: that of the time per byte, so
+// that a chunk which was in some buffer already, and came at once, counts for
+// next to nothing.
+func averageRate(v *float64, sample float64) {
+	if *v == 0 {
+		*v = sample
+		return
+	}
+	*v = 1 / ((1-weightOfNew) / *v + weightOfNew/sample)
 }
 
 // learnTypical moves the running median by the same small factor at each

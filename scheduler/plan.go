@@ -208,13 +208,17 @@ func (b *Book) source(p *part, c int, offered *node) *node {
 	return best.source
 }
 
-// seedIsNeeded reports whether a seed has a chunk that nobody else has or is
-// being sent. Then it serves no other: everybody's reader waits for much the
-// same chunks, and a seed that sent those to all who ask would not get to the
-// rest.
+// seedIsNeeded reports whether a seed is still bringing chunks, or has one that
+// nobody else has or is being sent. Then it serves no other, even if it has
+// nothing else to do at the moment: everybody's reader waits for much the same
+// chunks, and a seed that sends those to all who ask has no slot when the next
+// one arrives that only it has. All nodes then wait for it, with idle uplinks.
 func (b *Book) seedIsNeeded(s *swarm) bool {
 	if len(b.seeds) == 0 {
 		return false
+	}
+	if s.seeded() {
+		return true
 	}
 	for w, has := range s.rarity.has {
 		if near, far := b.seedsGive(s, w, 0); (near|far)&^has != 0 {
@@ -422,9 +426,10 @@ func (b *Book) newLease(p *part, src *node, c, count int) *lease {
 // send tells the node of its lease and sets the dead man's alarm: a node
 // reports a failed lease itself, so it is due well after the deadline.
 func (b *Book) send(now time.Time, l *lease, within time.Duration, sums []proto.Sum) {
+	l.granted = now
 	m := &proto.Lease{
 		ID: l.id, Digest: l.part.swarm.blob.Digest, First: l.first, Count: l.count,
-		Within: within, Sums: sums,
+		Within: within, Sums: sums, Early: early(l.part.node),
 	}
 	if l.source != nil {
 		m.Source, m.Addr = l.source.member.ID, l.source.member.Addr
@@ -434,6 +439,9 @@ func (b *Book) send(now time.Time, l *lease, within time.Duration, sums []proto.
 	l.due = now.Add(l.grace)
 	b.dues.add(l)
 }
+
+// early returns how long what n says and what it is told are on their way.
+func early(n *node) time.Duration { return time.Duration(min(n.loop, 1) * float64(time.Second)) }
 
 // runLength returns how many chunks of the given size fit into d at rate bytes
 // per second: at least 1, and 1 while the rate is not known.

@@ -103,12 +103,15 @@ type lease struct {
 	first, count int
 	left         int // chunks that are not there
 	sharing      int // leases that its source had when it began
+	bytes        int64
+	took         time.Duration // for the bytes that are there
 	// due is when it expires, at is its place among the dues. late is when it
 	// has taken so long that a second source may be tried.
-	due, late time.Time
-	grace     time.Duration // from one sign of life to due
-	at        int
-	doubled   bool // a second source is being tried
+	granted, due, late time.Time
+	grace              time.Duration // from one sign of life to due
+	at                 int
+	doubled            bool // a second source is being tried
+	near               bool // it is about to end, and counts for nobody any more
 }
 
 func (l *lease) covers(c int) bool { return c >= l.first && c < l.first+l.count }
@@ -587,16 +590,27 @@ func (b *Book) endLease(l *lease) {
 	b.dues.remove(l)
 	p.leases = remove(p.leases, l)
 	b.land(p, l)
-	n.out--
+	if !l.near {
+		b.makeRoom(l)
+	}
+	b.feeds(n)
+	b.toOrigin = append(b.toOrigin, p.swarm)
+}
+
+// makeRoom counts a lease as over for its node and its source, which may have
+// others.
+func (b *Book) makeRoom(l *lease) {
+	p := l.part
+	p.node.out--
 	if l.origin {
-		n.outOrigin--
+		p.node.outOrigin--
 		p.swarm.originOut--
 	} else {
 		l.source.used--
 		b.updateBusy(l.source)
 		b.offers(l.source)
 	}
-	b.feeds(n)
+	b.feeds(p.node)
 	b.toOrigin = append(b.toOrigin, p.swarm)
 }
 

@@ -42,6 +42,7 @@ const (
 	sayFail
 	sayHold
 	saySums
+	sayNear
 )
 
 // An order is a message to a host.
@@ -146,6 +147,8 @@ func (s *sim) message(w *word) proto.Message {
 		return &s.scratch.done
 	case sayFail:
 		return &proto.Fail{Digest: d, Lease: w.lease, Cause: w.cause}
+	case sayNear:
+		return &proto.Near{Digest: d, Lease: w.lease}
 	case saySums:
 		return &proto.Sums{Digest: d, Sums: w.sums}
 	}

@@ -60,6 +60,8 @@ type transfer struct {
 	size        float64       // of it
 	since       time.Duration // when it began
 	within      time.Duration
+	early       time.Duration // before its end the scheduler is told
+	tail        float64       // bytes of the last chunk that come after that
 	extended    bool
 	started     bool // is on the wire
 	over        bool // ended before it started
@@ -157,7 +159,7 @@ func (s *sim) launch(h *host, l *layer, m *proto.Lease) {
 	f := s.newFlow()
 	f.transfer = transfer{
 		src: src, dst: h, layer: l, lease: m.ID, first: m.First, last: m.First + m.Count - 1,
-		chunk: m.First, since: s.now, within: m.Within,
+		chunk: m.First, since: s.now, within: m.Within, early: m.Early,
 	}
 	f.deadline = never
 	if !m.FromOrigin() && m.Within > 0 {
@@ -206,6 +208,18 @@ func (s *sim) begin(f *flow) {
 	f.size = float64(f.layer.blob.Chunk(f.chunk).Size)
 	f.left = f.size
 	s.net.add(f)
+	s.split(f)
+}
+
+// split divides the last chunk of a lease at the point where the scheduler is
+// to be told that the lease is near its end, by the rate that it has now.
+func (s *sim) split(f *flow) {
+	if f.chunk != f.last || f.early+s.o.RTT <= 0 {
+		return
+	}
+	f.tail = min(f.size/4, (f.early+s.o.RTT).Seconds()*f.rate)
+	f.left -= f.tail
+	s.net.schedule(f)
 }
 
 // due deals with a flow whose time has come: the chunk is in, or its lease is
@@ -218,6 +232,12 @@ func (s *sim) due(f *flow) {
 		return
 	}
 	h, l, c := f.dst, f.layer, f.chunk
+	if f.tail > 0 {
+		f.left, f.tail, f.as = f.tail, 0, s.now
+		s.net.schedule(f)
+		s.say(h, l, word{kind: sayNear, lease: f.lease})
+		return
+	}
 	size := int64(f.size)
 	s.count(f, size)
 	p := &h.parts[l.index]
@@ -241,6 +261,7 @@ func (s *sim) due(f *flow) {
 		f.size = float64(l.blob.Chunk(f.chunk).Size)
 		f.left, f.as = f.size, s.now
 		s.net.schedule(f)
+		s.split(f)
 	}
 	s.say(h, l, word{kind: sayDone, lease: lease, chunk: c, took: took})
 	if whole {
@@ -289,7 +310,7 @@ func (s *sim) whole(h *host, l *layer) {
 func (s *sim) late(f *flow, left float64) {
 	run := proto.Run{Blob: f.layer.blob, First: f.first, Count: f.last - f.first + 1}
 	done := proto.Run{Blob: f.layer.blob, First: f.first, Count: f.chunk - f.first}
-	received := f.size - left
+	received := f.size - left - f.tail
 	if done.Count > 0 {
 		received += float64(done.Size())
 	}
@@ -326,7 +347,7 @@ func (s *sim) drop(f *flow) {
 		f.over = true // its start is in a queue
 		return
 	}
-	piece := int64(f.size - max(f.left-f.rate*(s.now-f.as).Seconds(), 0))
+	piece := int64(f.size - f.tail - max(f.left-f.rate*(s.now-f.as).Seconds(), 0))
 	s.count(f, piece)
 	f.dst.report.Bytes.Duplicate += piece
 	s.net.remove(f)

@@ -104,6 +104,9 @@ type assembler struct {
 	buf      *[]byte
 	filled   int64
 	since    time.Time // when the chunk began
+	began    time.Time // when the first bytes came
+	early    time.Duration
+	near     bool      // the scheduler knows that the lease is about to end
 	received atomic.Int64
 	err      error // what Put said; later writes fail alike
 }
@@ -136,6 +139,7 @@ func (a *assembler) Write(p []byte) (int, error) {
 			}
 		}
 		a.received.Add(int64(m))
+		a.nearing()
 		n += m
 		p = p[m:]
 		if a.err != nil {
@@ -143,6 +147,31 @@ func (a *assembler) Write(p []byte) (int, error) {
 		}
 	}
 	return n, nil
+}
+
+// nearing tells the scheduler, once, that the lease is about to end: as long
+// before, at the rate so far, as it takes until the next one is here and its
+// source has answered, if that takes as long as it did for this one. It is not
+// said before three quarters have come: what a source that is at its limit
+// takes to answer would bring it more leases, and make it take longer.
+func (a *assembler) nearing() {
+	if a.near || a.lease.ID == 0 || a.run.Blob.Chunks() == 1 {
+		return
+	}
+	if a.began.IsZero() {
+		a.began = time.Now()
+		a.early = a.lease.Early + a.began.Sub(a.since)
+		return
+	}
+	received := a.received.Load()
+	left := a.run.Size() - received
+	if 3*left > received {
+		return
+	}
+	if took := time.Since(a.began); float64(left)*float64(took) <= float64(received)*float64(a.early) {
+		a.near = true
+		a.pull.report(&proto.Near{Digest: a.run.Blob.Digest, Lease: a.lease.ID})
+	}
 }
 
 // put stores a chunk. It is reported as soon as it is in, and counted before
