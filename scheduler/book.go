@@ -79,6 +79,7 @@ type node struct {
 	// chunk's own time.
 	loop    float64
 	strikes int
+	stalls  int // leases in a row that ran out of time
 	suspect bool
 	slow    bool // its rate is far under the typical one
 	// wants are its incomplete blobs in the order in which it asked for them,
@@ -438,6 +439,9 @@ func (b *Book) silence(p *part) {
 func (b *Book) blame(now time.Time, s *swarm, src *node, cause proto.Cause) {
 	src.rate /= 2
 	src.strikes++
+	if cause == proto.CauseStalled {
+		src.stalls++
+	}
 	if sp := src.parts[s.blob.Digest]; sp != nil && s.active() &&
 		(cause == proto.CauseCorrupt || cause == proto.CauseAbsent) {
 		b.silence(sp)

@@ -38,7 +38,7 @@ func (b *Book) measure(now time.Time, l *lease, size int64, took time.Duration) 
 		return
 	}
 	src, n := l.source, l.part.node
-	src.strikes = 0
+	src.strikes, src.stalls = 0, 0
 	// The others had their share of either link, those that were there from the
 	// lease's start to its end at least.
 	given, taken := rate*float64(max(min(src.used, l.sharing), 1)), rate*float64(max(n.out, 1))

@@ -386,6 +386,7 @@ func (b *Book) grant(now time.Time, p *part, src *node, c int) {
 		expected := float64(src.used) * float64(int64(count)*s.blob.ChunkSize()) / src.rate
 		within = time.Duration(3 * min(expected, 600) * float64(time.Second))
 	}
+	within <<= min(src.stalls, 6) // it may be the link that is thin
 	var sums []proto.Sum
 	if s.chunks() > 1 {
 		sums = append(sums, s.sums[c:c+count]...)
