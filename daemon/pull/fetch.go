@@ -106,7 +106,7 @@ type assembler struct {
 	since    time.Time // when the chunk began
 	began    time.Time // when the first bytes came
 	early    time.Duration
-	near     bool      // the scheduler knows that the lease is about to end
+	near     bool // the scheduler knows that the lease is about to end
 	received atomic.Int64
 	err      error // what Put said; later writes fail alike
 }
