@@ -138,9 +138,8 @@ type Sums struct {
 // from First on, from one source, Within that time. The source is the member
 // with the ID Source, at Addr, or the blob's origin if Source is empty. Sums
 // holds the sums of the chunks in their order; it is empty for a lease on the
-// origin and for a blob of one chunk. Early is how
-// long messages take from the node to the scheduler and back: the node says
-// Near so long before the end of the lease, and what its source took to answer.
+// origin and for a blob of one chunk. The node says
+// Near as long before the end of the lease as Early says, by its own estimate.
 type Lease struct {
 	ID           uint64
 	Digest       Digest

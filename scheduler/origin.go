@@ -42,7 +42,7 @@ func (b *Book) originLease(now time.Time, p *part, c int, idle bool) bool {
 		return false
 	}
 	if p.seed || s.wants == 1 {
-		if n.out >= b.tuning.OriginSlots {
+		if n.out >= b.originSlots(s) {
 			return false
 		}
 	} else if n.out >= b.window(n) || n.outOrigin > 0 {
@@ -73,7 +73,7 @@ func (b *Book) originLease(now time.Time, p *part, c int, idle bool) bool {
 
 // originSlots returns how many leases on the origin may be in flight for s.
 func (b *Book) originSlots(s *swarm) int {
-	if s.wants == 1 || len(s.seeds) > 0 {
+	if s.wants == 1 {
 		return b.tuning.OriginSlots
 	}
 	return b.tuning.SharedOriginSlots

@@ -441,8 +441,10 @@ func (b *Book) send(now time.Time, l *lease, within time.Duration, sums []proto.
 	b.dues.add(l)
 }
 
-// early returns how long what n says and what it is told are on their way.
-func early(n *node) time.Duration { return time.Duration(min(n.loop, 1) * float64(time.Second)) }
+// early returns how long before the end of a lease n is to say that it is near:
+// as long as what it says and what it is told are on their way, and as long
+// again for its request and the first bytes that answer it.
+func early(n *node) time.Duration { return time.Duration(2 * min(n.loop, 1) * float64(time.Second)) }
 
 // runLength returns how many chunks of the given size fit into d at rate bytes
 // per second: at least 1, and 1 while the rate is not known.

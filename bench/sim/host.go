@@ -214,10 +214,10 @@ func (s *sim) begin(f *flow) {
 // split divides the last chunk of a lease at the point where the scheduler is
 // to be told that the lease is near its end, by the rate that it has now.
 func (s *sim) split(f *flow) {
-	if f.chunk != f.last || f.early+s.o.RTT <= 0 {
+	if f.chunk != f.last || f.early <= 0 {
 		return
 	}
-	f.tail = min(f.size/4, (f.early+s.o.RTT).Seconds()*f.rate)
+	f.tail = min(f.size/2, f.early.Seconds()*f.rate)
 	f.left -= f.tail
 	s.net.schedule(f)
 }

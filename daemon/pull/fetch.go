@@ -105,8 +105,7 @@ type assembler struct {
 	filled   int64
 	since    time.Time // when the chunk began
 	began    time.Time // when the first bytes came
-	early    time.Duration
-	near     bool // the scheduler knows that the lease is about to end
+	near     bool      // the scheduler knows that the lease is about to end
 	received atomic.Int64
 	err      error // what Put said; later writes fail alike
 }
@@ -150,25 +149,23 @@ func (a *assembler) Write(p []byte) (int, error) {
 }
 
 // nearing tells the scheduler, once, that the lease is about to end: as long
-// before, at the rate so far, as it takes until the next one is here and its
-// source has answered, if that takes as long as it did for this one. It is not
-// said before three quarters have come: what a source that is at its limit
-// takes to answer would bring it more leases, and make it take longer.
+// before, at the rate so far, as it asked for, but not before half has come.
+// How long the source took to answer is left out of it: one that is at its limit
+// would be brought more leases for being slow, and be slower for it.
 func (a *assembler) nearing() {
 	if a.near || a.lease.ID == 0 || a.run.Blob.Chunks() == 1 {
 		return
 	}
 	if a.began.IsZero() {
 		a.began = time.Now()
-		a.early = a.lease.Early + a.began.Sub(a.since)
 		return
 	}
 	received := a.received.Load()
 	left := a.run.Size() - received
-	if 3*left > received {
+	if left > received {
 		return
 	}
-	if took := time.Since(a.began); float64(left)*float64(took) <= float64(received)*float64(a.early) {
+	if took := time.Since(a.began); float64(left)*float64(took) <= float64(received)*float64(a.lease.Early) {
 		a.near = true
 		a.pull.report(&proto.Near{Digest: a.run.Blob.Digest, Lease: a.lease.ID})
 	}

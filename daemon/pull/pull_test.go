@@ -555,6 +555,61 @@ func TestErrorAfterTheLastByte(t *testing.T) {
 	}
 }
 
+// TestNear: the scheduler hears that a lease is about to end before it does,
+// once, if what is left will be here within the time that it asked for; and not
+// before half of it is here.
+func TestNear(t *testing.T) {
+	content, blob := pulltest.Content(16, 4*proto.MinChunk)
+	at := func(share float64) int64 { return int64(share * proto.MinChunk) }
+	slow := &pieces{content: content, ends: []int64{1, at(0.4), at(0.9), at(1)}, gate: make(chan struct{})}
+	b := &bed{peers: map[string]pull.Source{"slow": slow}, swarm: newSwarm()}
+	b.start(t)
+	if err := b.puller.Start(blob, where); err != nil {
+		t.Fatal(err)
+	}
+	next[*proto.Join](t, b.swarm)
+	b.swarm.events <- &proto.Welcome{}
+	b.swarm.lease(1, proto.Lease{First: 0, Count: 1, Source: "slow", Early: time.Hour, Sums: sums(blob, content)[:1]})
+	for range 2 {
+		slow.gate <- struct{}{}
+	}
+	slow.gate <- struct{}{} // the piece up to 0.4 is with the puller by now
+	if len(b.swarm.reports) != 0 {
+		t.Errorf("%T after less than half", <-b.swarm.reports)
+	}
+	if m, ok := receive(t, b.swarm.reports).(*proto.Near); !ok || m.Lease != 1 || m.Digest != blob.Digest {
+		t.Errorf("%+v after nine tenths, want Near of lease 1", m)
+	}
+	slow.gate <- struct{}{}
+	if m, ok := receive(t, b.swarm.reports).(*proto.Done); !ok || m.Lease != 1 {
+		t.Errorf("%+v after Near, want Done of lease 1", m)
+	}
+}
+
+// pieces is a Source that writes one piece, up to the next of ends, each time
+// that something is sent on gate.
+type pieces struct {
+	content []byte
+	ends    []int64
+	gate    chan struct{}
+}
+
+func (p *pieces) Fetch(ctx context.Context, r proto.Run, w io.Writer) error {
+	from := int64(0)
+	for _, end := range p.ends {
+		select {
+		case <-p.gate:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if _, err := w.Write(p.content[r.Offset()+from : r.Offset()+end]); err != nil {
+			return err
+		}
+		from = end
+	}
+	return nil
+}
+
 // late is a Source that fails after the last byte.
 type late struct{ memory }
 
