@@ -29,8 +29,10 @@ type Book struct {
 	// settled is when leases on the origin may be granted for blobs of which
 	// another scheduler may have known more.
 	settled time.Time
-	// typical is the running median of what sources give, in bytes per second.
+	// typical is the median of what sources gave lately, in bytes per second; 0
+	// while too little is known.
 	typical float64
+	rates   recent
 	alarms  alarms
 	dues    dues
 	zones   map[string]int // numbers of the zones that were seen

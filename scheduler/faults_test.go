@@ -703,3 +703,26 @@ func TestHoldBeforeLastDone(t *testing.T) {
 		}
 	}
 }
+
+// TestTypicalIsTheMedian: the first chunks of a rollout may come out of some
+// buffer; that must not make everybody slow.
+func TestTypicalIsTheMedian(t *testing.T) {
+	var r recent
+	for range enoughRates - 1 {
+		if got := r.add(500e6); got != 0 {
+			t.Fatalf("typical is %g before enough was measured", got)
+		}
+	}
+	for range enoughRates {
+		r.add(12e6)
+	}
+	if got := r.add(12e6); got != 12e6 {
+		t.Errorf("typical is %g after a few chunks out of a buffer, want 12e6", got)
+	}
+	for range 2 * len(r.last) {
+		r.add(1e6)
+	}
+	if r.median != 1e6 {
+		t.Errorf("typical is %g, want what was measured lately", r.median)
+	}
+}

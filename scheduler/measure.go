@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"slices"
 	"time"
 )
 
@@ -42,6 +43,7 @@ func (b *Book) measure(now time.Time, l *lease, size int64, took time.Duration) 
 	// The others had their share of either link, those that were there from the
 	// lease's start to its end at least.
 	given, taken := rate*float64(max(min(src.used, l.sharing), 1)), rate*float64(max(n.out, 1))
+	b.typical = b.rates.add(given)
 	if b.tooSlow(given) {
 		// It is the fault of the one that is not known to be faster with others;
 		// if nothing is known of either, nothing is learned.
@@ -59,7 +61,6 @@ func (b *Book) measure(now time.Time, l *lease, size int64, took time.Duration) 
 	}
 	averageRate(&n.takes, taken)
 	averageRate(&src.rate, given)
-	b.learnTypical(src.rate)
 	b.judge(now, n)
 	b.judge(now, src)
 	b.fitSlots(src)
@@ -101,18 +102,33 @@ func averageRate(v *float64, sample float64) {
 	*v = 1 / ((1-weightOfNew) / *v + weightOfNew/sample)
 }
 
-// learnTypical moves the running median by the same small factor at each
-// sample that is over or under it (frugal streaming, Ma, Muthukrishnan and
-// Sandler, 2013).
-func (b *Book) learnTypical(rate float64) {
-	switch {
-	case b.typical == 0:
-		b.typical = rate
-	case rate > b.typical:
-		b.typical *= 1.02
-	default:
-		b.typical /= 1.02
+// recent holds the last rates that were measured, of whatever source, and their
+// median: what is typical. It is a median of many because the first chunks of a
+// rollout are often out of some buffer, at hundreds of times the link's rate;
+// a running average that begins with one of those takes everybody for slow.
+type recent struct {
+	last   [64]float64
+	n      int // measurements so far
+	order  [64]float64
+	median float64
+}
+
+// enoughRates is how many measurements say what is typical.
+const enoughRates = 8
+
+// add takes a rate into account and returns the median, which is looked for
+// each time while there are few and then now and then; 0 while there are not
+// enough.
+func (r *recent) add(rate float64) float64 {
+	r.last[r.n%len(r.last)] = rate
+	r.n++
+	if r.n >= enoughRates && (r.n <= len(r.last) || r.n%8 == 0) {
+		have := r.order[:min(r.n, len(r.last))]
+		copy(have, r.last[:])
+		slices.Sort(have)
+		r.median = have[len(have)/2]
 	}
+	return r.median
 }
 
 // fitSlots gives a source that was found to give more than what is typical more
