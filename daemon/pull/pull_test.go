@@ -561,7 +561,7 @@ func TestErrorAfterTheLastByte(t *testing.T) {
 func TestNear(t *testing.T) {
 	content, blob := pulltest.Content(16, 4*proto.MinChunk)
 	at := func(share float64) int64 { return int64(share * proto.MinChunk) }
-	slow := &pieces{content: content, ends: []int64{1, at(0.4), at(0.9), at(1)}, gate: make(chan struct{})}
+	slow := &pieces{content: content, ends: []int64{1, at(0.4), at(0.9), at(1)}, gate: make(chan struct{}), wrote: make(chan struct{})}
 	b := &bed{peers: map[string]pull.Source{"slow": slow}, swarm: newSwarm()}
 	b.start(t)
 	if err := b.puller.Start(blob, where); err != nil {
@@ -571,27 +571,33 @@ func TestNear(t *testing.T) {
 	b.swarm.events <- &proto.Welcome{}
 	b.swarm.lease(1, proto.Lease{First: 0, Count: 1, Source: "slow", Early: time.Hour, Sums: sums(blob, content)[:1]})
 	for range 2 {
-		slow.gate <- struct{}{}
+		slow.piece()
 	}
-	slow.gate <- struct{}{} // the piece up to 0.4 is with the puller by now
 	if len(b.swarm.reports) != 0 {
 		t.Errorf("%T after less than half", <-b.swarm.reports)
 	}
+	slow.piece()
 	if m, ok := receive(t, b.swarm.reports).(*proto.Near); !ok || m.Lease != 1 || m.Digest != blob.Digest {
 		t.Errorf("%+v after nine tenths, want Near of lease 1", m)
 	}
-	slow.gate <- struct{}{}
+	slow.piece()
 	if m, ok := receive(t, b.swarm.reports).(*proto.Done); !ok || m.Lease != 1 {
 		t.Errorf("%+v after Near, want Done of lease 1", m)
 	}
 }
 
-// pieces is a Source that writes one piece, up to the next of ends, each time
-// that something is sent on gate.
+// pieces is a Source that writes one piece, up to the next of ends, at each call
+// of piece.
 type pieces struct {
-	content []byte
-	ends    []int64
-	gate    chan struct{}
+	content     []byte
+	ends        []int64
+	gate, wrote chan struct{}
+}
+
+// piece returns when a piece has been written.
+func (p *pieces) piece() {
+	p.gate <- struct{}{}
+	<-p.wrote
 }
 
 func (p *pieces) Fetch(ctx context.Context, r proto.Run, w io.Writer) error {
@@ -606,6 +612,7 @@ func (p *pieces) Fetch(ctx context.Context, r proto.Run, w io.Writer) error {
 			return err
 		}
 		from = end
+		p.wrote <- struct{}{}
 	}
 	return nil
 }
