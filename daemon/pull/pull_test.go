@@ -67,10 +67,11 @@ func (m *memory) Fetch(ctx context.Context, r proto.Run, w io.Writer) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		m.bytes.Add(n) // before readers can have the last of them
 		if _, err := w.Write(p); err != nil {
+			m.bytes.Add(-n)
 			return err
 		}
-		m.bytes.Add(n)
 		off += n
 	}
 	return nil
