@@ -126,9 +126,9 @@ type breaking struct {
 
 func (b *breaking) Write(p []byte) (int, error) {
 	p = p[:min(int64(len(p)), b.left)]
+	b.sent.Add(int64(len(p))) // before the client can have the last of them
 	n, err := b.ResponseWriter.Write(p)
 	b.left -= int64(n)
-	b.sent.Add(int64(n))
 	if b.left == 0 {
 		_ = http.NewResponseController(b.ResponseWriter).Flush()
 		panic(http.ErrAbortHandler)
