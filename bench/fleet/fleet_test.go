@@ -177,9 +177,8 @@ func TestOnce(t *testing.T) {
 			}
 			came := all.Origin + all.Peers()
 			t.Logf("%d bytes came in, %d of them for nothing", came, all.Duplicate)
-			// 160 clients can starve a small machine so that chunks look late
-			// that are not, and are fetched from a second source too.
-			if tc.nodes <= 3 && all.Duplicate*100 > came {
+			// Not none: a chunk that looks late is tried from a second source.
+			if all.Duplicate*100 > came {
 				t.Errorf("of %d bytes that came in %d were for nothing, want 1 %% at most", came, all.Duplicate)
 			}
 		})
