@@ -245,6 +245,21 @@ func (c *Client) Hold(b proto.Blob) {
 	}
 }
 
+// Gone takes back that a blob is whole here. A blob that is not, or that is on
+// its way here, is left alone.
+func (c *Client) Gone(d proto.Digest) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	id, told := c.told[d]
+	delete(c.told, d)
+	if c.sessions[d] != nil || !told {
+		return
+	}
+	if box := c.boxOf(id); box != nil {
+		box.put(&proto.Part{Digest: d})
+	}
+}
+
 // receive takes a message from the scheduler at the other end of box.
 func (c *Client) receive(box *mailbox, m proto.Message) {
 	switch m := m.(type) {

@@ -161,6 +161,28 @@ func TestHoldsAreAnnounced(t *testing.T) {
 	sb.Close(small, false)
 }
 
+func TestGoneIsTakenBack(t *testing.T) {
+	tn := newTown(t, "s")
+	a, b := tn.client("a", small), tn.client("b")
+	a.SetMembers(members("s"))
+	b.SetMembers(members("s"))
+	sync := func(what string) { // what a has said before this has been heard after it
+		other := proto.Blob{Digest: proto.DigestOf([]byte(what)), Size: 5}
+		s := a.Join(other.Digest, joinOf(other))
+		await[*proto.Lease](t, s)
+		s.Close(other, false)
+	}
+	sync("link is up")
+	a.Gone(small.Digest)
+	a.Gone(proto.DigestOf([]byte("never here")))
+	sync("gone is said")
+	sb := b.Join(small.Digest, joinOf(small))
+	if l := await[*proto.Lease](t, sb); !l.FromOrigin() {
+		t.Errorf("lease on %q, which has said that the blob is gone", l.Source)
+	}
+	sb.Close(small, false)
+}
+
 func TestSessionsMoveWhenTheOwnerDies(t *testing.T) {
 	tn := newTown(t, "s1", "s2")
 	c := tn.client("c")
