@@ -406,6 +406,30 @@ func TestAwaitedChunkGoesFirst(t *testing.T) {
 	}
 }
 
+func TestFirstByteHasTheLine(t *testing.T) {
+	w := newWorld(t, 64<<20, 13)
+	leases := func() (n int, first *proto.Lease) {
+		for _, l := range w.book.Letters() {
+			if m, ok := l.Message.(*proto.Lease); ok {
+				if n++; first == nil {
+					first = m
+				}
+			}
+		}
+		return n, first
+	}
+	w.book.Connect(w.now, proto.Member{ID: "n"})
+	w.book.Handle(w.now, "n", &proto.Join{Blob: w.blob, Origin: proto.Origin{Upstream: "docker.io", Repository: "library/alpine"}, Await: 77})
+	n, first := leases()
+	if n != 1 || first.First != 77 {
+		t.Fatalf("%d leases, the first %+v; want one, of the chunk that a reader waits for", n, first)
+	}
+	w.book.Handle(w.now, "n", &proto.Done{Digest: w.blob.Digest, Lease: first.ID, Index: 77, Sum: proto.Sum{1}, Took: time.Millisecond})
+	if n, _ := leases(); n != DefaultTuning().OriginSlots-1 {
+		t.Errorf("%d more leases after the first chunk, want the other %d", n, DefaultTuning().OriginSlots-1)
+	}
+}
+
 func TestSameSeedSameDecisions(t *testing.T) {
 	run := func() string {
 		w := newWorld(t, 32<<20, 14)

@@ -42,7 +42,7 @@ func (b *Book) originLease(now time.Time, p *part, c int, idle bool) bool {
 		return false
 	}
 	if p.seed || s.wants == 1 {
-		if n.out >= b.originSlots(s) {
+		if n.out >= b.originSlots(s) || s.originOut > 0 && p.firstByte() {
 			return false
 		}
 	} else if n.out >= b.window(n) || n.outOrigin > 0 {
@@ -70,6 +70,11 @@ func (b *Book) originLease(now time.Time, p *part, c int, idle bool) bool {
 	b.grantOrigin(now, p, c)
 	return true
 }
+
+// firstByte reports whether a reader waits for the very first chunk of p, alone.
+// That one has the line to itself: with three others beside it a quarter of the
+// line is all that the reader gets, and the first byte comes four times as late.
+func (p *part) firstByte() bool { return p.swarm.wants == 1 && p.count == 0 && p.await >= 0 }
 
 // originSlots returns how many leases on the origin may be in flight for s.
 func (b *Book) originSlots(s *swarm) int {
