@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/shoal-project/shoal/proto"
 )
@@ -21,6 +22,9 @@ type Blob struct {
 	blob    proto.Blob
 	chunks  int
 	awaited chan struct{} // of AwaitChanged
+	adopted bool          // the bytes are another content store's
+	claimed atomic.Bool   // it counts what it will have; set with cache.mu held
+	warned  atomic.Bool   // the log has that there is no room for it
 
 	refs int // protected by cache.mu
 
@@ -190,6 +194,7 @@ func (b *Blob) File() (*os.File, error) {
 		moved := path != b.path
 		b.mu.Unlock()
 		if !moved { // it became whole meanwhile
+			b.cache.missed(b, path)
 			return nil, fmt.Errorf("open blob %s: %w", b.blob.Digest, err)
 		}
 	}
@@ -243,6 +248,7 @@ func (b *Blob) Wait(ctx context.Context, i int) error {
 	if i < 0 || i >= b.chunks {
 		return fmt.Errorf("wait for chunk %d of blob %s: it has %d", i, b.blob.Digest, b.chunks)
 	}
+	b.cache.Touch(b.blob.Digest)
 	for {
 		b.mu.Lock()
 		f := b.fill

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -49,6 +50,39 @@ type Options struct {
 	// have it all and before it is synced. It must not block, and not call the
 	// cache about that blob.
 	Whole func(proto.Blob)
+	// Evicted, if not nil, is called after a blob that was whole has gone: it
+	// was evicted, deleted or set aside as damaged, or the content store that it
+	// was adopted from has it no more. It must not block, and not call the cache
+	// about that blob.
+	Evicted func(proto.Digest)
+	// Adopt are directories of containerd content stores, each with
+	// blobs/sha256. Their blobs count as whole here and are served from there,
+	// without a copy, to everybody whom the cache serves. They may go at any
+	// time. Watch follows what comes and goes.
+	Adopt []string
+	// Damaged, if not nil, is called once each time a whole blob was damaged and
+	// set aside and no other copy is here, for somebody to fetch it again. It
+	// must not block, and not call the cache about that blob.
+	Damaged func(proto.Blob)
+	// Quota is how much the blobs here may take: bytes, or a share of the file
+	// system. The zero Amount is no limit but that of the file system.
+	Quota Amount
+	// Reserve is how much of the file system is left alone, for others; 32 MiB
+	// if it is less. When others come into it, blobs are evicted.
+	Reserve Amount
+	// High and Low are shares, from 0 to 1, of what blobs may take: Run evicts
+	// when they take more than High, until they take no more than Low. Defaults:
+	// 0.95, so that most pulls find room at once, and 0.85, so that it is not for
+	// each of them.
+	High, Low float64
+	// Keep is for how long a blob that was asked for is not evicted, however
+	// little room there is. Default: 10 minutes, in which a client that got a
+	// manifest has come for its layers.
+	Keep time.Duration
+	// Pins are patterns of images that are never evicted: see ParsePin.
+	Pins []string
+
+	now func() time.Time // time.Now, but in tests
 }
 
 // A Cache keeps blobs in a directory of its own. Its methods may be called
@@ -58,6 +92,13 @@ type Cache struct {
 	layout  layout
 	log     *slog.Logger
 	onWhole func(proto.Blob)
+	onEvict func(proto.Digest)
+	damaged func(proto.Blob)
+	stores  []*contentStore // adopted; what they have is protected by mu
+	scrub   scrub
+	doubts  doubts
+	space   *space
+	pins    *pins
 	lock    *os.File
 	volume  volume
 	index   *Index
@@ -90,6 +131,8 @@ func Open(dir string, o Options) (*Cache, error) {
 		layout:  layout(dir),
 		log:     o.Log,
 		onWhole: o.Whole,
+		onEvict: o.Evicted,
+		damaged: o.Damaged,
 		closing: make(chan struct{}),
 		fsync:   (*os.File).Sync,
 		whole:   map[proto.Digest]int64{},
@@ -99,6 +142,12 @@ func Open(dir string, o Options) (*Cache, error) {
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
+	if c.space, err = newSpace(o); err != nil {
+		return nil, err
+	}
+	if c.stores, err = openStores(o.Adopt, dir); err != nil {
+		return nil, err
+	}
 	if err := c.layout.make(); err != nil {
 		return nil, err
 	}
@@ -106,16 +155,19 @@ func Open(dir string, o Options) (*Cache, error) {
 		return nil, err
 	}
 	c.volume = volume{dir: dir, file: c.lock}
-	if err := c.start(o.Registry); err != nil {
+	if err := c.start(o.Registry, o.Pins); err != nil {
 		return nil, errors.Join(err, letGo(c.lock))
 	}
 	return c, nil
 }
 
 // start does the part of Open that needs the lock.
-func (c *Cache) start(registry prometheus.Registerer) error {
+func (c *Cache) start(registry prometheus.Registerer, pins []string) error {
 	found, err := c.layout.scan(c.log)
 	if err != nil {
+		return err
+	}
+	if c.pins, err = loadPins(c.layout.pins(), pins); err != nil {
 		return err
 	}
 	c.partial = found.partial
@@ -128,7 +180,8 @@ func (c *Cache) start(registry prometheus.Registerer) error {
 		c.log.Warn("no space is set aside for the index", "error", err)
 	}
 	c.reconcile(found.whole, stays)
-	c.metrics = newMetrics()
+	c.recount(stays)
+	c.metrics = newMetrics(c)
 	if err := c.metrics.register(registry); err != nil {
 		return errors.Join(err, index.close())
 	}
@@ -136,6 +189,7 @@ func (c *Cache) start(registry prometheus.Registerer) error {
 		c.metrics.blobs.Inc()
 		c.metrics.bytes.Add(float64(size))
 	}
+	c.adopt()
 	return nil
 }
 
@@ -189,6 +243,7 @@ func (c *Cache) Close() error {
 		b.shut()
 		b.detach()
 	}
+	c.tidy()
 	if c.volume.room(0, reserveIndex) != nil {
 		remove(c.layout.ballast())
 	}
@@ -232,6 +287,9 @@ func (c *Cache) Whole(d proto.Digest) (proto.Blob, bool) {
 	defer c.mu.Unlock()
 	size, ok := c.whole[d]
 	if !ok {
+		_, size, ok = c.adopted(d)
+	}
+	if !ok {
 		return proto.Blob{}, false
 	}
 	return proto.Blob{Digest: d, Size: size}, true
@@ -245,12 +303,13 @@ func (c *Cache) Blobs() []proto.Blob {
 	for d, size := range c.whole {
 		all = append(all, proto.Blob{Digest: d, Size: size})
 	}
-	return all
+	return c.appendAdopted(all)
 }
 
-// Delete removes the blob with digest d; one that is not here is no error.
-// Readers that are open keep its bytes until they are closed. A blob that is
-// still arriving and in use is not removed: that is an error.
+// Delete removes the blob with digest d; one that is not here is no error, and
+// one that is adopted stays: it is somebody else's. Readers that are open keep
+// its bytes until they are closed. A blob that is still arriving and in use is
+// not removed: that is an error.
 func (c *Cache) Delete(d proto.Digest) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -258,14 +317,22 @@ func (c *Cache) Delete(d proto.Digest) error {
 	if err != nil {
 		return fmt.Errorf("delete %s: %w", d, err)
 	}
+	if b != nil && b.adopted {
+		return nil
+	}
+	_, whole := c.whole[d]
 	delete(c.open, d)
 	delete(c.partial, d)
 	c.forget(d)
+	c.nothing(d)
 	c.alone(d, func() {
 		if b != nil {
 			b.detach()
 		}
 		err = c.erase(d)
+		if whole {
+			c.gone(d)
+		}
 	})
 	if err != nil {
 		return fmt.Errorf("delete %s: %w", d, err)
@@ -315,6 +382,9 @@ func (c *Cache) acquire(d proto.Digest, size int64) (*Blob, error) {
 	if err := c.idle(d); err != nil {
 		return nil, err
 	}
+	if size != anySize {
+		defer c.touch(d) // before c.mu is let go
+	}
 	b := c.open[d]
 	if b == nil {
 		_, partial := c.partial[d]
@@ -362,8 +432,12 @@ func (c *Cache) release(b *Blob) {
 	delete(c.open, b.blob.Digest)
 	left := false
 	c.alone(b.blob.Digest, func() { left = b.shut() })
-	if left {
+	switch _, whole := c.whole[b.blob.Digest]; {
+	case left:
 		c.partial[b.blob.Digest] = struct{}{}
+		c.count(b.blob.Digest, b.bytesIn())
+	case !whole:
+		c.nothing(b.blob.Digest)
 	}
 }
 
@@ -415,25 +489,4 @@ func (c *Cache) alone(d proto.Digest, f func()) {
 	c.work.Done()
 	delete(c.busy, d)
 	close(done)
-}
-
-// remember lists b as whole.
-func (c *Cache) remember(b proto.Blob) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.forget(b.Digest)
-	c.whole[b.Digest] = b.Size
-	c.metrics.blobs.Inc()
-	c.metrics.bytes.Add(float64(b.Size))
-}
-
-// forget takes d from the list of whole blobs. The caller holds c.mu.
-func (c *Cache) forget(d proto.Digest) {
-	size, ok := c.whole[d]
-	if !ok {
-		return
-	}
-	delete(c.whole, d)
-	c.metrics.blobs.Dec()
-	c.metrics.bytes.Sub(float64(size))
 }

@@ -3,6 +3,8 @@ package cache
 import (
 	"bufio"
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -37,7 +39,7 @@ func victim() {
 	if err != nil {
 		panic(err)
 	}
-	c, err := Open(os.Getenv(victimDir), Options{})
+	c, err := Open(os.Getenv(victimDir), Options{Quota: Bytes(14 * chunk), Keep: 1}) // half of all
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -63,10 +65,20 @@ func victimStep(c *Cache, rnd *rand.Rand) {
 	}
 	defer b.Release()
 	for _, i := range rnd.Perm(blob.Chunks())[:rnd.IntN(blob.Chunks()+1)] {
-		if err := b.Put(i, piece(blob, data, i)); err != nil {
+		err := b.Put(i, piece(blob, data, i))
+		if errors.Is(err, ErrFull) { // the others are in use
+			break
+		}
+		if err != nil {
 			panic(err)
 		}
 		fmt.Println("put")
+	}
+	if rnd.IntN(10) == 0 {
+		if _, err := c.GC(context.Background(), GCOptions{}); err != nil {
+			panic(err)
+		}
+		fmt.Println("gc")
 	}
 	if rnd.IntN(3) > 0 {
 		return

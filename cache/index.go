@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
@@ -38,6 +40,8 @@ type Index struct {
 	dir    string
 	volume volume
 	db     *badger.DB
+
+	changes atomic.Uint64 // of tags and of parts of manifests, which pins go by
 
 	// open is held for reading while badger works, so that close does not
 	// unmap what is being read. It protects closed.
@@ -188,7 +192,7 @@ func (x *Index) SetLinks(upstream, repository string, links map[proto.Digest]Lin
 			if err != nil {
 				return err
 			}
-			if err := wb.Set(key, encodeLink(link)); err != nil {
+			if err := wb.SetEntry(badger.NewEntry(key, encodeLink(link)).WithMeta(week(time.Now()))); err != nil {
 				return err
 			}
 		}
@@ -231,6 +235,45 @@ func (x *Index) ForgetLink(upstream, repository string, d proto.Digest) error {
 	return x.write("forget link", func(wb *badger.WriteBatch) error { return wb.Delete(key) })
 }
 
+// A Linked is a repository that has a digest, and what it said of it.
+type Linked struct {
+	Upstream, Repository string
+	Link
+}
+
+// LinkedFrom returns the repositories that are linked to d, in the order of
+// their names. It looks at all links, some 100,000 a second: it is for who has
+// lost a blob and has to find out where it came from.
+func (x *Index) LinkedFrom(d proto.Digest) ([]Linked, error) {
+	suffix := []byte("\x00" + d.String())
+	var all []Linked
+	err := x.read(func(txn *badger.Txn) error {
+		it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte(linkKey)})
+		defer it.Close()
+		for it.Rewind(); it.Valid(); it.Next() {
+			names, ok := bytes.CutSuffix(it.Item().Key()[len(linkKey):], suffix)
+			if !ok {
+				continue
+			}
+			l := Linked{}
+			l.Upstream, l.Repository, _ = strings.Cut(string(names), "\x00")
+			err := it.Item().Value(func(v []byte) (err error) {
+				l.Link, err = decodeLink(v)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			all = append(all, l)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("index: read links of %s: %w", d, err)
+	}
+	return all, nil
+}
+
 // A stay is what the index has of a blob here.
 type stay struct {
 	size  int64
@@ -257,7 +300,7 @@ func (x *Index) setBlobs(stays map[proto.Digest]stay) error {
 func (x *Index) forgetBlobs(ds ...proto.Digest) error {
 	return x.write("forget blobs", func(wb *badger.WriteBatch) error {
 		for _, d := range ds {
-			if err := wb.Delete([]byte(blobKey + d.String())); err != nil {
+			if err := errors.Join(wb.Delete([]byte(blobKey+d.String())), wb.Delete([]byte(useKey+d.String()))); err != nil {
 				return err
 			}
 		}

@@ -2,11 +2,13 @@ package cache
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -337,6 +339,57 @@ func copyTree(dir, to string) error {
 		if err != nil {
 			return err
 		}
-		return os.WriteFile(filepath.Join(to, rel), data, 0o600)
+		return writeWithHoles(filepath.Join(to, rel), data)
 	})
+}
+
+// writeWithHoles writes a file that takes no space for the pages of zeros in it.
+func writeWithHoles(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	const page = 4096
+	for off := 0; off < len(data); off += page {
+		p := data[off:min(off+page, len(data))]
+		if len(bytes.Trim(p, "\x00")) == 0 {
+			continue
+		}
+		if _, err := f.WriteAt(p, int64(off)); err != nil {
+			return err
+		}
+	}
+	return f.Truncate(int64(len(data)))
+}
+
+// LinkedFrom names the repositories that have a digest, whatever their names
+// look like, and no others.
+func TestLinkedFrom(t *testing.T) {
+	t.Parallel()
+	x := open(t, t.TempDir()).Index()
+	d, other := proto.DigestOf([]byte("d")), proto.DigestOf([]byte("other"))
+	link := Link{Size: 3, MediaType: "application/vnd.oci.image.manifest.v1+json"}
+	want := []Linked{
+		{Upstream: "docker.io", Repository: "library/" + d.String(), Link: link},
+		{Upstream: "docker.io", Repository: "library/alpine", Link: Link{Size: 7}},
+		{Upstream: "ghcr.io", Repository: "a/b", Link: link},
+	}
+	for _, l := range want {
+		if err := x.SetLinks(l.Upstream, l.Repository, map[proto.Digest]Link{d: l.Link, other: {Size: 1}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := x.SetLinks("quay.io", "no/"+d.String(), map[proto.Digest]Link{other: link}); err != nil {
+		t.Fatal(err)
+	}
+	slices.SortFunc(want, func(a, b Linked) int {
+		return cmp.Or(strings.Compare(a.Upstream, b.Upstream), strings.Compare(a.Repository, b.Repository))
+	})
+	if got, err := x.LinkedFrom(d); err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v, %v", got, err)
+	}
+	if got, err := x.LinkedFrom(proto.DigestOf(nil)); err != nil || got != nil {
+		t.Errorf("of an unknown digest: %v, %v", got, err)
+	}
 }

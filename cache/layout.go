@@ -32,20 +32,29 @@ const (
 //
 //	lock                            held while a daemon runs
 //	ballast                         what the index needs to be closed on a full disk
+//	pins.json                       what was pinned by request
 //	index/                          badger
 //	blobs/<alg>/<2 hex>/<hex>       a whole blob
 //	blobs/<alg>/<2 hex>/<hex>.sums  the sums of its chunks, if it has several
 //	partial/<alg>/<hex>             a blob that is still arriving
 //	partial/<alg>/<hex>.state       which of its chunks are in, and their sums
+//	adopted/<alg>/<hex>             that an adopted blob was found right, and its sums
+//	quarantine/<time>-<hex>         what was a whole blob and is damaged
 //
 // A path is built from a parsed Digest and nothing else.
 type layout string
 
 func (l layout) lock() string     { return filepath.Join(string(l), "lock") }
 func (l layout) ballast() string  { return filepath.Join(string(l), "ballast") }
+func (l layout) pins() string     { return filepath.Join(string(l), "pins.json") }
 func (l layout) index() string    { return filepath.Join(string(l), "index") }
 func (l layout) blobs() string    { return filepath.Join(string(l), "blobs") }
 func (l layout) partials() string { return filepath.Join(string(l), "partial") }
+
+func (l layout) verdicts() string { return filepath.Join(string(l), "adopted") }
+func (l layout) quarantine() string {
+	return filepath.Join(string(l), "quarantine")
+}
 
 func (l layout) blob(d proto.Digest) string {
 	return filepath.Join(l.blobs(), d.Algorithm(), d.Hex()[:2], d.Hex())
@@ -55,6 +64,10 @@ func (l layout) sums(d proto.Digest) string { return l.blob(d) + sumsSuffix }
 
 func (l layout) partial(d proto.Digest) string {
 	return filepath.Join(l.partials(), d.Algorithm(), d.Hex())
+}
+
+func (l layout) verdict(d proto.Digest) string {
+	return filepath.Join(l.verdicts(), d.Algorithm(), d.Hex())
 }
 
 func (l layout) state(d proto.Digest) string { return l.partial(d) + stateSuffix }
@@ -107,19 +120,28 @@ type volume struct {
 	file *os.File // any that is on it and open
 }
 
-// free returns how many bytes are left for the daemon.
-func (v volume) free() (int64, error) {
+// stat returns how many bytes are left for the daemon, and how many there are.
+func (v volume) stat() (free, total int64, err error) {
 	var st syscall.Statfs_t
 	if err := syscall.Fstatfs(int(v.file.Fd()), &st); err != nil {
-		return 0, fmt.Errorf("free space of %s: %w", v.dir, err)
+		return 0, 0, fmt.Errorf("free space of %s: %w", v.dir, err)
 	}
-	return int64(st.Bavail) * int64(st.Bsize), nil
+	return int64(st.Bavail) * int64(st.Bsize), int64(st.Blocks) * int64(st.Bsize), nil
+}
+
+// blocksOf returns how much of the disk a file takes, in bytes: one with holes
+// takes less than its size.
+func blocksOf(info fs.FileInfo) int64 {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return st.Blocks * 512
+	}
+	return info.Size()
 }
 
 // room fails if n more bytes would leave less than reserve free. The error
 // wraps ENOSPC.
 func (v volume) room(n, reserve int64) error {
-	free, err := v.free()
+	free, _, err := v.stat()
 	if err != nil {
 		return err
 	}

@@ -20,29 +20,26 @@ import (
 func (c *Cache) load(d proto.Digest, size, wholeSize int64, whole, partial bool) (*Blob, error) {
 	if whole {
 		b, err := c.loadWhole(proto.Blob{Digest: d, Size: wholeSize})
-		if err == nil || !errors.Is(err, errDamaged) {
+		if err == nil || !spoilt(err) {
 			return b, err
 		}
-		c.log.Warn("damaged blob is removed", "digest", d.String(), "error", err)
-		c.metrics.corrupt.Inc()
-		c.mu.Lock()
-		c.forget(d)
-		c.mu.Unlock()
-		if err := c.erase(d); err != nil {
-			return nil, fmt.Errorf("remove damaged blob %s: %w", d, err)
-		}
+		c.setAside(proto.Blob{Digest: d, Size: wholeSize}, nil, foundOpen, err)
+	}
+	if b, err := c.loadAdopted(d, size, partial); b != nil || err != nil {
+		return b, err
 	}
 	if partial {
 		b, err := c.loadPartial(d, size)
-		if err == nil || !errors.Is(err, errDamaged) {
+		if err == nil || !spoilt(err) {
 			return b, err
 		}
 		c.log.Warn("partial blob is given up", "digest", d.String(), "error", err)
-		if err := remove(c.layout.partial(d), c.layout.state(d)); err != nil {
+		if err := c.discard(c.layout.partial(d), c.layout.state(d)); err != nil {
 			return nil, fmt.Errorf("remove partial blob %s: %w", d, err)
 		}
 		c.mu.Lock()
 		delete(c.partial, d)
+		c.count(d, 0)
 		c.mu.Unlock()
 	}
 	if size == anySize {
@@ -89,17 +86,22 @@ func (c *Cache) loadWhole(blob proto.Blob) (*Blob, error) {
 		return nil, fmt.Errorf("open blob %s: %w", blob.Digest, err)
 	}
 	f := b.fill
-	f.data, f.placed = data, true
+	f.data = data
 	if err := b.checkWhole(f); err != nil {
 		data.Close()
 		return nil, err
 	}
+	b.allIn(f)
+	return b, nil
+}
+
+// allIn makes f, whose data is open, that of a whole blob.
+func (b *Blob) allIn(f *fill) {
 	f.have = proto.FullSet(b.chunks)
 	f.hashing, f.hashed = true, b.chunks
-	f.whole = true
+	f.placed, f.whole = true, true
 	close(f.done)
 	close(f.settled)
-	return b, nil
 }
 
 // checkWhole checks the size of a whole blob's file and gets its sums: from
@@ -124,32 +126,13 @@ func (b *Blob) checkWhole(f *fill) error {
 		return nil
 	}
 	b.cache.log.Info("sums of a blob are made again", "digest", b.blob.Digest.String(), "error", err)
-	if f.sums, err = b.verify(f.data); err != nil {
+	if f.sums, err = b.cache.verify(b.blob, f.data, nil); err != nil {
 		return err
 	}
 	if err := os.WriteFile(path, encodeSums(b.blob.Size, f.sums), fileMode); err != nil {
 		b.cache.log.Warn("sums of a blob are not kept", "digest", b.blob.Digest.String(), "error", err)
 	}
 	return nil
-}
-
-// verify reads all of a blob and returns the sums of its chunks, or an error
-// that wraps errDamaged if it is not what its digest names.
-func (b *Blob) verify(data *os.File) ([]proto.Sum, error) {
-	whole, chunk := b.blob.Digest.NewHash(), blake3.New()
-	both := io.MultiWriter(whole, chunk)
-	sums := make([]proto.Sum, b.chunks)
-	for i := range sums {
-		chunk.Reset()
-		if err := b.feed(data, i, both); err != nil {
-			return nil, fmt.Errorf("verify blob %s: %w", b.blob.Digest, err)
-		}
-		chunk.Sum(sums[i][:0])
-	}
-	if !b.blob.Digest.Matches(whole) {
-		return nil, fmt.Errorf("%w: %w", errDamaged, ErrDigest)
-	}
-	return sums, nil
 }
 
 // loadPartial opens a partial blob and checks the chunks that its state claims
@@ -271,23 +254,34 @@ const feedBuffer = 256 << 10
 
 // feed reads chunk i of b from data and writes it to w, a hash.
 func (b *Blob) feed(data *os.File, i int, w io.Writer) error {
-	select {
-	case <-b.cache.closing:
-		return ErrClosed
-	default:
-	}
-	buf, ok := b.cache.buffers.Get().(*[feedBuffer]byte)
+	return b.cache.pour(data, b.blob.Chunk(i), w, nil)
+}
+
+// pour reads a chunk from data and writes it to w, a hash. wait, if not nil, is
+// called before each piece is read, with its length in bytes.
+func (c *Cache) pour(data *os.File, chunk proto.Chunk, w io.Writer, wait func(n int64) error) error {
+	buf, ok := c.buffers.Get().(*[feedBuffer]byte)
 	if !ok {
 		buf = new([feedBuffer]byte)
 	}
-	defer b.cache.buffers.Put(buf)
-	chunk := b.blob.Chunk(i)
+	defer c.buffers.Put(buf)
 	for off, end := chunk.Offset, chunk.Offset+chunk.Size; off < end; {
-		n, err := data.ReadAt(buf[:min(int64(len(buf)), end-off)], off)
-		w.Write(buf[:n])
+		select {
+		case <-c.closing:
+			return ErrClosed
+		default:
+		}
+		piece := buf[:min(int64(len(buf)), end-off)]
+		if wait != nil {
+			if err := wait(int64(len(piece))); err != nil {
+				return err
+			}
+		}
+		n, err := data.ReadAt(piece, off)
+		w.Write(piece[:n])
 		off += int64(n)
 		if err != nil && off < end {
-			return fmt.Errorf("read chunk %d: %w", i, err)
+			return fmt.Errorf("read chunk %d: %w", chunk.Index, err)
 		}
 	}
 	return nil

@@ -9,12 +9,14 @@ import (
 type metrics struct {
 	bytes, blobs prometheus.Gauge
 	corrupt      prometheus.Counter
+	care         careMetrics
+	space        spaceMetrics
 
 	registry   prometheus.Registerer
 	registered []prometheus.Collector
 }
 
-func newMetrics() metrics {
+func newMetrics(c *Cache) metrics {
 	return metrics{
 		bytes: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "shoal_cache_bytes",
@@ -28,6 +30,8 @@ func newMetrics() metrics {
 			Name: "shoal_cache_corrupt_chunks_total",
 			Help: "Chunks whose bytes were not what they should be, as they arrived or on the disk.",
 		}),
+		care:  newCareMetrics(),
+		space: newSpaceMetrics(c),
 	}
 }
 
@@ -37,7 +41,11 @@ func (m *metrics) register(r prometheus.Registerer) error {
 		return nil
 	}
 	m.registry = r
-	for _, c := range []prometheus.Collector{m.bytes, m.blobs, m.corrupt} {
+	for _, c := range append([]prometheus.Collector{
+		m.bytes, m.blobs, m.corrupt,
+		m.care.scrubbed, m.care.damaged, m.care.adoptedBlobs, m.care.adoptedBytes,
+		m.space.evictions, m.space.evicted,
+	}, m.space.funcs...) {
 		if err := r.Register(c); err != nil {
 			m.unregister()
 			return fmt.Errorf("register metrics of the cache: %w", err)

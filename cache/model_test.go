@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/zeebo/blake3"
 	"pgregory.net/rapid"
@@ -16,13 +17,18 @@ import (
 )
 
 // A model is what a cache with one directory should have: for each of some
-// blobs, which chunks are in and which of these are wrong.
+// blobs, which chunks are in and which of these are wrong, and whether it may
+// be evicted. Not all of them fit into it.
 type model struct {
 	dir   string
 	temp  func() string // a new empty directory
+	clock *clock
 	c     *Cache
 	blobs []*modelBlob
 }
+
+// modelQuota leaves 64 KiB over, so that blocks of the disk do not matter.
+const modelQuota = 5*chunk + 64<<10
 
 type modelBlob struct {
 	blob   proto.Blob
@@ -32,6 +38,145 @@ type modelBlob struct {
 	expect map[int]bool // true: the right sum
 	held   *Blob        // open reference, or nil
 	done   bool
+
+	pinned  bool
+	claimed bool  // it counts what it will have
+	asked   int64 // when it was last asked for, by the clock
+}
+
+// counts is how many bytes it counts.
+func (b *modelBlob) counts() (n int64) {
+	if b.done || b.claimed {
+		return b.blob.Size
+	}
+	for i := range b.in {
+		n += b.blob.Chunk(i).Size
+	}
+	return n
+}
+
+// mayGo reports whether it may be evicted.
+func (m *model) mayGo(b *modelBlob) bool {
+	return b.held == nil && b.counts() > 0 && !b.pinned && m.clock.since.Load()-b.asked >= int64(defaultKeep)
+}
+
+func (m *model) used() (n int64) {
+	for _, b := range m.blobs {
+		n += b.counts()
+	}
+	return n
+}
+
+// evicted takes out of the model what has gone from the cache by an eviction
+// that was to free need bytes, and checks that it might. If enough is set and
+// all that may go is less, nothing is to go.
+func (m *model) evicted(t *rapid.T, need int64, enough bool) {
+	left := false
+	if enough {
+		free := int64(0)
+		for _, b := range m.blobs {
+			if m.mayGo(b) {
+				free += b.counts()
+			}
+		}
+		if free < need {
+			need = 0
+		}
+	}
+	if need <= 0 {
+		for _, b := range m.blobs {
+			if b.counts() > 0 && !m.has(b) {
+				t.Fatalf("a blob of %d bytes has gone for nothing", b.blob.Size)
+			}
+		}
+		return
+	}
+	for _, b := range m.blobs {
+		may := m.mayGo(b)
+		if m.has(b) {
+			left = left || may
+			continue
+		}
+		if b.counts() == 0 {
+			continue
+		}
+		if !may {
+			t.Fatalf("a blob of %d bytes has gone: pinned %v, held %v, asked for at %v of %v",
+				b.blob.Size, b.pinned, b.held != nil, time.Duration(b.asked), time.Duration(m.clock.since.Load()))
+		}
+		need -= b.counts()
+		clear(b.in)
+		b.done = false
+	}
+	if left && need > 0 {
+		t.Fatalf("%d bytes too few went", need)
+	}
+}
+
+// has reports whether the cache has anything of a blob.
+func (m *model) has(b *modelBlob) bool {
+	m.c.mu.Lock()
+	defer m.c.mu.Unlock()
+	return m.c.here(b.blob.Digest) || m.c.open[b.blob.Digest] != nil
+}
+
+func (m *model) gc(t *rapid.T) {
+	r, err := m.c.GC(context.Background(), GCOptions{DryRun: rapid.Bool().Draw(t, "dry")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range m.blobs {
+		if r.DryRun && !m.has(b) && b.counts() > 0 {
+			t.Fatal("a dry run did something")
+		}
+	}
+	if r.DryRun {
+		return
+	}
+	for _, b := range m.blobs {
+		if m.mayGo(b) && !b.done && m.clock.since.Load()-b.asked >= int64(staleAfter) {
+			if m.has(b) {
+				t.Fatal("a stale blob stays")
+			}
+			clear(b.in)
+		}
+	}
+	m.evicted(t, m.used()-modelQuota*85/100, false)
+}
+
+func (m *model) pin(t *rapid.T) {
+	b := m.some(t)
+	if err := m.c.Pin(b.blob.Digest.String()); err != nil {
+		t.Fatal(err)
+	}
+	b.pinned = true
+}
+
+func (m *model) unpin(t *rapid.T) {
+	b := m.some(t)
+	if err := m.c.Unpin(b.blob.Digest.String()); (err == nil) != b.pinned || err != nil && !errors.Is(err, ErrNotPinned) {
+		t.Fatalf("Unpin of what is pinned %v: %v", b.pinned, err)
+	}
+	b.pinned = false
+}
+
+func (m *model) touch(t *rapid.T) {
+	b := m.some(t)
+	m.c.Touch(b.blob.Digest)
+	m.asked(b)
+}
+
+func (m *model) asked(b *modelBlob) { b.asked = m.clock.since.Load() }
+
+func (m *model) time(t *rapid.T) {
+	m.clock.after(time.Duration(rapid.SampledFrom([]int{1, 5, 200}).Draw(t, "hours")) * time.Hour)
+}
+
+func (m *model) scrub(t *rapid.T) {
+	r, err := m.c.Scrub(context.Background(), nil)
+	if err != nil || len(r.Damaged) > 0 || r.Orphans > 0 || r.Chunks > 0 {
+		t.Fatalf("scrub: %+v, %v", r, err)
+	}
 }
 
 func (m *modelBlob) whole() bool { return m.done }
@@ -65,7 +210,8 @@ func TestModel(t *testing.T) {
 			}
 			return dir
 		}}
-		m.dir = m.temp()
+		m.dir, m.clock = m.temp(), &clock{}
+		m.clock.after(time.Since(epoch)) // what the disk says is of now
 		for _, d := range datas {
 			m.blobs = append(m.blobs, &modelBlob{blob: d.blob, data: d.data, sums: d.sums, in: map[int]bool{}, expect: map[int]bool{}})
 		}
@@ -84,6 +230,12 @@ func TestModel(t *testing.T) {
 			"release": func(t *rapid.T) { m.release(t, m.some(t)) },
 			"delete":  m.delete,
 			"restart": m.restart,
+			"gc":      m.gc,
+			"pin":     m.pin,
+			"unpin":   m.unpin,
+			"touch":   m.touch,
+			"time":    m.time,
+			"scrub":   m.scrub,
 			"":        m.check,
 		})
 	})
@@ -101,7 +253,7 @@ func memoryDir(t *testing.T) string {
 }
 
 func (m *model) open(t *rapid.T) {
-	c, err := Open(m.dir, Options{})
+	c, err := Open(m.dir, Options{Quota: Bytes(modelQuota), now: m.clock.now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,6 +272,7 @@ func (m *model) hold(t *rapid.T, b *modelBlob) *Blob {
 			t.Fatal(err)
 		}
 		b.held = held
+		m.asked(b)
 	}
 	return b.held
 }
@@ -152,6 +305,7 @@ func (m *model) put(t *rapid.T) {
 	err := held.Put(i, data)
 	_, in := b.in[i]
 	expect, known := b.expect[i]
+	missing := m.used() - b.counts() + b.blob.Size - modelQuota
 	switch {
 	case in:
 		if err != nil {
@@ -164,7 +318,22 @@ func (m *model) put(t *rapid.T) {
 		}
 		return
 	}
+	if !b.claimed {
+		m.evicted(t, missing, true)
+		if missing = m.used() - b.counts() + b.blob.Size - modelQuota; missing > 0 {
+			if !errors.Is(err, ErrFull) {
+				t.Fatalf("Put with %d bytes too few: %v", missing, err)
+			}
+			return
+		}
+		b.claimed = true
+	}
 	b.in[i] = right
+	defer func() {
+		if b.done {
+			m.asked(b)
+		}
+	}()
 	switch wrong := b.filled(); {
 	case wrong && !errors.Is(err, ErrDigest):
 		t.Fatalf("Put that completes a wrong blob: %v", err)
@@ -195,6 +364,7 @@ func (m *model) read(t *rapid.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	r := held.NewReader(ctx)
+	m.asked(b)
 	defer r.Close()
 	off := rapid.Int64Range(0, b.blob.Size).Draw(t, "off")
 	if _, err := r.Seek(off, io.SeekStart); err != nil {
@@ -230,7 +400,7 @@ func (m *model) release(t *rapid.T, b *modelBlob) {
 		return
 	}
 	b.held.Release()
-	b.held = nil
+	b.held, b.claimed = nil, false
 	clear(b.expect)
 }
 
@@ -274,7 +444,7 @@ func (m *model) restart(t *rapid.T) {
 func (m *model) crash(t *rapid.T) {
 	old, oldDir := m.c, m.dir
 	m.dir = m.temp()
-	for _, sub := range []string{"blobs", "partial"} {
+	for _, sub := range []string{"blobs", "partial", "pins.json"} {
 		if err := copyTree(filepath.Join(oldDir, sub), filepath.Join(m.dir, sub)); err != nil {
 			t.Fatal(err)
 		}
@@ -285,10 +455,21 @@ func (m *model) crash(t *rapid.T) {
 	}
 	os.RemoveAll(oldDir)
 	m.open(t)
+	for _, b := range m.blobs {
+		b.asked = int64(time.Since(epoch)) // when its file was written
+	}
 }
 
 func (m *model) check(t *rapid.T) {
-	wholes := 0
+	wholes, pinned := 0, 0
+	for _, b := range m.blobs {
+		if b.pinned && b.counts() > 0 {
+			pinned++
+		}
+	}
+	if u := m.c.Use(); u.Pinned != pinned || u.Bytes+u.Promised < m.used() || u.Bytes+u.Promised > m.used()+4*4096 || u.Bytes > modelQuota {
+		t.Fatalf("use is %+v, want %d pinned and %d bytes", u, pinned, m.used())
+	}
 	for _, b := range m.blobs {
 		got, ok := m.c.Whole(b.blob.Digest)
 		if ok != b.whole() || ok && got != b.blob {

@@ -30,6 +30,10 @@ import (
 // disk at that point leaves a blob that can be read whole and is completed
 // again when it is next opened.
 //
+// The first Put of a blob sees to it that there is room for all of it, and
+// evicts others if need be. The error wraps ErrFull if there is none: most often
+// at that first Put, and later only if others have filled the disk meanwhile.
+//
 // Errors of the disk are wrapped; the chunk is then not in, all else is as it
 // was.
 func (b *Blob) Put(i int, data []byte) error { return b.PutFunc(i, data, func() {}) }
@@ -59,11 +63,14 @@ func (b *Blob) PutFunc(i int, data []byte, in func()) error {
 	} else if err := b.checkOnly(data); err != nil {
 		return err
 	}
+	if err := b.admit(i, sum); err != nil {
+		return err
+	}
 	f, err := b.reserve(i, sum)
 	if err != nil || f == nil {
 		return err
 	}
-	err = b.write(f, i, data, sum)
+	err = b.cache.writeRoom(int64(len(data)), func() error { return b.write(f, i, data, sum) })
 	b.stored(f, i, sum, err)
 	if err != nil {
 		return fmt.Errorf("put chunk %d of blob %s: %w", i, b.blob.Digest, err)
@@ -90,6 +97,20 @@ func (b *Blob) checkOnly(data []byte) error {
 	return nil
 }
 
+// admit sees to it that there is room for b, if chunk i is not refused anyway.
+func (b *Blob) admit(i int, sum proto.Sum) error {
+	if b.claimed.Load() {
+		return nil
+	}
+	if want := b.Sum(i); !want.IsZero() && want != sum {
+		return nil
+	}
+	if err := b.claim(); err != nil {
+		return fmt.Errorf("put chunk %d of blob %s: %w", i, b.blob.Digest, err)
+	}
+	return nil
+}
+
 // reserve makes the caller the one who writes chunk i, or returns nil if the
 // chunk is in. It waits for another Put of the same chunk: were both to write
 // at once, the file could have some of each.
@@ -107,7 +128,7 @@ func (b *Blob) reserve(i int, sum proto.Sum) (*fill, error) {
 			b.turn.Wait()
 		case f.data == nil:
 			if err := b.create(f); err != nil {
-				return nil, fmt.Errorf("put chunk %d of blob %s: %w", i, b.blob.Digest, err)
+				return nil, fmt.Errorf("put chunk %d of blob %s: %w", i, b.blob.Digest, outOfSpace(err))
 			}
 		default:
 			f.busy.Add(i)
@@ -133,6 +154,9 @@ func (b *Blob) createFiles() (data, state *os.File, err error) {
 	if err := os.MkdirAll(filepath.Dir(l.partial(d)), dirMode); err != nil {
 		return nil, nil, err
 	}
+	if err := b.cache.makeWay(l.partial(d), l.state(d)); err != nil {
+		return nil, nil, err
+	}
 	data, err = os.OpenFile(l.partial(d), os.O_CREATE|os.O_RDWR|os.O_TRUNC, fileMode)
 	if err != nil || b.chunks <= 1 {
 		return data, nil, err
@@ -151,9 +175,6 @@ func (b *Blob) createFiles() (data, state *os.File, err error) {
 // write writes a chunk and then its record, so that after a crash a record
 // without its bytes is the exception; the sum in it finds that out.
 func (b *Blob) write(f *fill, i int, data []byte, sum proto.Sum) error {
-	if err := b.cache.volume.room(int64(len(data)), reserveBlobs); err != nil {
-		return err
-	}
 	if _, err := f.data.WriteAt(data, b.blob.Chunk(i).Offset); err != nil {
 		return err
 	}
@@ -281,6 +302,7 @@ func (b *Blob) complete(f *fill) error {
 	if !f.placed {
 		b.cache.mu.Lock()
 		b.cache.forget(b.blob.Digest)
+		b.cache.count(b.blob.Digest, b.blob.Size)
 		b.cache.mu.Unlock()
 	}
 	return fmt.Errorf("keep blob %s: %w", b.blob.Digest, err)
@@ -296,7 +318,7 @@ func (b *Blob) place(f *fill) error {
 	if err := c.fsync(f.data); err != nil {
 		return err
 	}
-	if err := c.shard(filepath.Dir(to)); err != nil {
+	if err := errors.Join(c.shard(filepath.Dir(to)), c.makeWay(to, l.sums(d))); err != nil {
 		return err
 	}
 	if b.chunks > 1 {

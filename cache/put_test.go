@@ -445,10 +445,11 @@ func TestDiskErrors(t *testing.T) {
 	unblock := block(in)
 	fails(0, syscall.ENOTDIR, in)
 	unblock()
-	if err := os.MkdirAll(c.layout.state(blob.Digest), 0o700); err != nil { // a directory where the state should be
+	state := c.layout.state(blob.Digest) // cannot be opened
+	if err := errors.Join(os.MkdirAll(in, 0o700), os.Symlink(state, state)); err != nil {
 		t.Fatal(err)
 	}
-	fails(0, syscall.EISDIR, in)
+	fails(0, syscall.ELOOP, in)
 	os.Remove(c.layout.state(blob.Digest))
 	if b.Have().Count() != 0 || len(files(t, dir)) != 0 {
 		t.Errorf("something is left: %v, %q", b.Have(), files(t, dir))

@@ -45,6 +45,7 @@ type Reader struct {
 func (b *Blob) NewReader(ctx context.Context) *Reader {
 	b.cache.mu.Lock()
 	b.refs++
+	b.cache.touch(b.blob.Digest)
 	b.cache.mu.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -99,6 +100,9 @@ func (r *Reader) readError(err error) error {
 		return errReaderClosed
 	case errors.Is(err, io.EOF):
 		err = io.ErrUnexpectedEOF // somebody cut the file
+	}
+	if r.b.Whole() {
+		r.b.cache.Doubt(r.b.blob.Digest)
 	}
 	return fmt.Errorf("read blob %s at %d: %w", r.b.blob.Digest, r.off, err)
 }

@@ -26,6 +26,9 @@ type Tag struct {
 	// Seen is when the origin said so. Since is when it first named this
 	// digest: the same as Seen for one that has just moved.
 	Seen, Since time.Time
+	// Gone is when the origin last said that it no longer has the tag; zero if
+	// it has. The record stays, so that a pin still reaches what it named.
+	Gone time.Time
 }
 
 // A List is an origin's answer for a list of tags or referrers. Its text is a
@@ -125,6 +128,7 @@ func recordKey(prefix string, names []string) ([]byte, error) {
 }
 
 func (x *Index) setRecord(what, prefix string, v any, names ...string) error {
+	defer x.changes.Add(1)
 	return x.write(what, func(wb *badger.WriteBatch) error {
 		key, err := recordKey(prefix, names)
 		if err != nil {
@@ -134,7 +138,7 @@ func (x *Index) setRecord(what, prefix string, v any, names ...string) error {
 		if err != nil {
 			return err
 		}
-		return wb.Set(key, data)
+		return wb.SetEntry(badger.NewEntry(key, data).WithMeta(week(time.Now())))
 	})
 }
 
@@ -159,6 +163,7 @@ func (x *Index) record(what, prefix string, v any, names ...string) (bool, error
 }
 
 func (x *Index) forgetRecord(what, prefix string, names ...string) error {
+	defer x.changes.Add(1)
 	return x.write(what, func(wb *badger.WriteBatch) error {
 		key, err := recordKey(prefix, names)
 		if err != nil {
