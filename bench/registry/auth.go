@@ -102,9 +102,6 @@ func (r *Registry) hasToken(req *http.Request, repository, action string) bool {
 // serveToken is the token server (Docker token authentication specification).
 // It gives those who do not log in the right to pull what is not private.
 func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
-	r.mu.Lock()
-	r.counts.Tokens++
-	r.mu.Unlock()
 	q := req.URL.Query()
 	user := r.user(req)
 	if user == "" && req.Header.Get("Authorization") != "" || q.Get("service") != serviceName {

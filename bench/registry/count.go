@@ -15,12 +15,14 @@ type Counts struct {
 	ManifestGets  int `json:"manifestGets"`
 	BlobHeads     int `json:"blobHeads"`
 	BlobGets      int `json:"blobGets"`   // at the registry itself, redirected ones included
-	Other         int `json:"other"`      // tags, referrers, pushes
+	Lists         int `json:"lists"`      // GETs of tags and referrers
+	Other         int `json:"other"`      // pushes, and what is not known
 	Challenges    int `json:"challenges"` // 401s
 	Tokens        int `json:"tokens"`     // requests at the token server
 	Redirects     int `json:"redirects"`
 	Storage       int `json:"storage"` // requests at the object storage that redirects lead to
 	Leaks         int `json:"leaks"`   // those that carried an Authorization header
+	Dropped       int `json:"dropped"` // requests that Faults.Down gave no answer to; counted as what they are too
 	// BlobBytes and ManifestBytes are bytes of bodies that were written.
 	BlobBytes     int64 `json:"blobBytes"`
 	ManifestBytes int64 `json:"manifestBytes"`
@@ -38,6 +40,10 @@ func (c *Counts) request(t thing, method string) {
 		c.BlobHeads++
 	case t.kind == kindBlob && method == http.MethodGet:
 		c.BlobGets++
+	case t.kind == kindToken:
+		c.Tokens++
+	case (t.kind == kindTags || t.kind == kindReferrers) && method == http.MethodGet:
+		c.Lists++
 	default:
 		c.Other++
 	}
@@ -56,6 +62,33 @@ func (r *Registry) Reset() {
 	defer r.mu.Unlock()
 	r.counts = Counts{}
 	clear(r.sent)
+	clear(r.asked)
+}
+
+// A question is a request for a manifest or a list.
+type question struct{ kind, method, repository, reference string }
+
+// Lookups returns how often a manifest has been asked for by that tag or
+// digest.
+func (r *Registry) Lookups(repository, reference string) (heads, gets int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.asked[question{kindManifest, http.MethodHead, repository, reference}],
+		r.asked[question{kindManifest, http.MethodGet, repository, reference}]
+}
+
+// TagLists returns how often the tags of a repository have been listed.
+func (r *Registry) TagLists(repository string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.asked[question{kind: kindTags, method: http.MethodGet, repository: repository}]
+}
+
+// ReferrerLists returns how often the referrers of d have been asked for.
+func (r *Registry) ReferrerLists(repository string, d proto.Digest) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.asked[question{kindReferrers, http.MethodGet, repository, d.String()}]
 }
 
 // content is what has left of one blob.

@@ -19,6 +19,14 @@
 // A cut is clean, a FIN after exactly so many bytes, because that is what
 // clients can resume from; a reset may take bytes with it that were counted.
 //
+// distribution 3.1 has no referrers API (distribution-spec, "Listing
+// Referrers"), so its 404 is what a client falls back from. SetReferrers puts
+// an answer in front of it.
+//
+// Down ends connections after the request has come in, since a test keeps the
+// port. A client sees an end of file instead of a refused connection, which it
+// may not treat otherwise.
+//
 // The library logs through logrus' process-wide logger and offers no other
 // way, so New silences that one. It also starts one goroutine that nothing
 // ends; LeakedGoroutine names it for leak checks.

@@ -1,8 +1,10 @@
 package registry
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"golang.org/x/time/rate"
 )
@@ -39,10 +41,28 @@ type Faults struct {
 	Status int
 	// FailFirst limits Status (503 if that is 0) to so many GETs of blobs.
 	FailFirst int
-	// RetryAfter is the header that goes with Status.
+	// RetryAfter is the header that goes with Status, ManifestStatus and
+	// ListStatus.
 	RetryAfter string
+
 	// ManifestStatus answers GETs and HEADs of manifests with an error.
 	ManifestStatus int
+	// ManifestRetryAfter goes with ManifestStatus in the place of RetryAfter.
+	ManifestRetryAfter string
+	// StallManifests gives GETs and HEADs of manifests no answer until the
+	// client gives up or the faults are changed.
+	StallManifests bool
+	// RateLimit goes with all answers to GETs and HEADs of manifests as Docker
+	// Hub sends it: what is allowed, a space and what is left of it, such as
+	// "100;w=21600 76;w=21600".
+	RateLimit string
+	// ListStatus answers GETs of tags and referrers with an error.
+	ListStatus int
+
+	// Down closes each connection as soon as a request has come in, and cuts
+	// the bodies that are under way, at the object storage as well. Clients may
+	// send a request a second time then, on a new connection; each one counts.
+	Down bool
 
 	// WrongBytes is how many times the middle byte of a blob leaves wrong;
 	// negative: always.
@@ -71,7 +91,8 @@ type Faults struct {
 }
 
 // SetFaults makes the registry misbehave as f says from now on. Answers that
-// have stalled go on; bodies that are under way keep their other faults.
+// have stalled go on; bodies that are under way keep their other faults, unless
+// the registry is Down now.
 func (r *Registry) SetFaults(f Faults) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -104,6 +125,13 @@ func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, t thing, 
 		return
 	}
 	r.sendBlob(w, req, t, f)
+}
+
+// isDown reports whether no answer may go on.
+func (r *Registry) isDown() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.closed || r.faults.Down
 }
 
 // failing returns the status with which to refuse this GET of a blob, or 0.
@@ -147,8 +175,21 @@ func (r *Registry) sendBlob(w http.ResponseWriter, req *http.Request, t thing, f
 
 // serveManifest answers a GET or HEAD of a manifest.
 func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, f Faults) {
+	if f.StallManifests {
+		select {
+		case <-f.over:
+		case <-req.Context().Done():
+		}
+		if r.isDown() || req.Context().Err() != nil {
+			panic(http.ErrAbortHandler)
+		}
+	}
+	if limit, remaining, ok := strings.Cut(f.RateLimit, " "); ok {
+		w.Header().Set("ratelimit-limit", limit)
+		w.Header().Set("ratelimit-remaining", remaining)
+	}
 	if f.ManifestStatus != 0 {
-		fail(w, f.ManifestStatus, f.RetryAfter)
+		fail(w, f.ManifestStatus, cmp.Or(f.ManifestRetryAfter, f.RetryAfter))
 		return
 	}
 	r.app.ServeHTTP(&manifestSender{ResponseWriter: w, registry: r, head: req.Method == http.MethodHead, faults: f}, req)

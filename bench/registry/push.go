@@ -158,3 +158,32 @@ func (l *randomLayer) Compressed() (io.ReadCloser, error)   { return io.NopClose
 func (l *randomLayer) Uncompressed() (io.ReadCloser, error) { return l.Compressed() }
 func (l *randomLayer) Size() (int64, error)                 { return l.size, nil }
 func (l *randomLayer) MediaType() (types.MediaType, error)  { return types.OCIUncompressedLayer, nil }
+
+// PushManifest pushes raw as a manifest, by a tag or by its digest. A user and
+// password in baseURL are used to log in.
+func PushManifest(ctx context.Context, baseURL, repo, reference, mediaType string, raw []byte) error {
+	to, opts, err := target(ctx, baseURL, repo)
+	if err != nil {
+		return fmt.Errorf("push a manifest to %s: %w", repo, err)
+	}
+	var ref name.Reference = to.Tag(reference)
+	if _, err := proto.ParseDigest(reference); err == nil {
+		ref = to.Digest(reference)
+	}
+	transport := remote.DefaultTransport.(*http.Transport).Clone()
+	defer transport.CloseIdleConnections()
+	opts = append(opts, remote.WithTransport(transport))
+	if err := remote.Put(ref, rawManifest{raw, types.MediaType(mediaType)}, opts...); err != nil {
+		return fmt.Errorf("push a manifest to %s: %w", repo, err)
+	}
+	return nil
+}
+
+// A rawManifest is a remote.Taggable with a media type.
+type rawManifest struct {
+	raw       []byte
+	mediaType types.MediaType
+}
+
+func (m rawManifest) RawManifest() ([]byte, error)        { return m.raw, nil }
+func (m rawManifest) MediaType() (types.MediaType, error) { return m.mediaType, nil }

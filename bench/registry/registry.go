@@ -49,15 +49,18 @@ type Registry struct {
 	temp string // directory to remove; empty if there is none
 	key  string // signs redirects
 
-	mu      sync.Mutex // protects the fields below
-	faults  Faults
-	closed  bool
-	limit   *rate.Limiter // nil: unlimited
-	counts  Counts
-	sent    map[proto.Digest]*content
-	tokens  map[string]grant
-	storage *http.Server // where redirects lead; nil until the first
-	epoch   int          // of signatures; a new one makes the old ones invalid
+	mu     sync.Mutex // protects the fields below
+	faults Faults
+	closed bool
+	limit  *rate.Limiter // nil: unlimited
+	counts Counts
+	sent   map[proto.Digest]*content
+	asked  map[question]int
+	// referrers are what SetReferrers was told.
+	referrers map[question][]byte
+	tokens    map[string]grant
+	storage   *http.Server // where redirects lead; nil until the first
+	epoch     int          // of signatures; a new one makes the old ones invalid
 
 	serving sync.WaitGroup // storage
 }
@@ -91,13 +94,15 @@ func New(o Options) *Registry {
 	// An index may be pushed without all of its images.
 	config.Validation.Disabled = true
 	return &Registry{
-		opts:   o,
-		temp:   temp,
-		app:    handlers.NewApp(context.Background(), config),
-		key:    rand.Text(),
-		faults: Faults{over: make(chan struct{})},
-		sent:   make(map[proto.Digest]*content),
-		tokens: make(map[string]grant),
+		opts:      o,
+		temp:      temp,
+		app:       handlers.NewApp(context.Background(), config),
+		key:       rand.Text(),
+		faults:    Faults{over: make(chan struct{})},
+		sent:      make(map[proto.Digest]*content),
+		asked:     make(map[question]int),
+		referrers: make(map[question][]byte),
+		tokens:    make(map[string]grant),
 	}
 }
 
@@ -124,15 +129,19 @@ func (r *Registry) Close() {
 
 // ServeHTTP serves the distribution API below /v2/ and tokens at /token.
 func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	if req.URL.Path == "/token" {
-		r.serveToken(w, req)
-		return
-	}
 	t := parsePath(req.URL.Path)
 	r.mu.Lock()
 	f := r.faults
 	r.counts.request(t, req.Method)
+	if t.kind == kindManifest || t.kind == kindTags || t.kind == kindReferrers {
+		r.asked[question{t.kind, req.Method, t.repository, t.reference}]++
+	}
 	r.mu.Unlock()
+	r.refuse(f)
+	if t.kind == kindToken {
+		r.serveToken(w, req)
+		return
+	}
 	if !r.authorized(w, req, f, t.repository) {
 		return
 	}
@@ -142,17 +151,33 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		r.serveBlob(w, req, t, f)
 	case t.kind == kindManifest && read:
 		r.serveManifest(w, req, f)
+	case (t.kind == kindTags || t.kind == kindReferrers) && req.Method == http.MethodGet:
+		r.serveList(w, req, t, f)
 	default:
 		r.app.ServeHTTP(w, req)
 	}
 }
 
+// refuse ends a request without an answer if the registry is down.
+func (r *Registry) refuse(f Faults) {
+	if !f.Down {
+		return
+	}
+	r.mu.Lock()
+	r.counts.Dropped++
+	r.mu.Unlock()
+	panic(http.ErrAbortHandler)
+}
+
 // Kinds of paths.
 const (
-	kindPing     = "ping"
-	kindManifest = "manifest"
-	kindBlob     = "blob"
-	kindOther    = "other"
+	kindToken     = "token"
+	kindPing      = "ping"
+	kindManifest  = "manifest"
+	kindBlob      = "blob"
+	kindTags      = "tags"
+	kindReferrers = "referrers"
+	kindOther     = "other"
 )
 
 // A thing is what a path of the distribution API names.
@@ -160,15 +185,19 @@ type thing struct {
 	kind       string
 	repository string
 	digest     proto.Digest // of a blob
+	reference  string       // tag or digest of a manifest, or digest that referrers refer to
 }
 
 func parsePath(path string) thing {
+	if path == "/token" {
+		return thing{kind: kindToken}
+	}
 	rest, ok := strings.CutPrefix(path, "/v2/")
 	if !ok || rest == "" {
 		return thing{kind: kindPing}
 	}
 	if i := strings.LastIndex(rest, "/manifests/"); i >= 0 {
-		return thing{kind: kindManifest, repository: rest[:i]}
+		return thing{kind: kindManifest, repository: rest[:i], reference: rest[i+len("/manifests/"):]}
 	}
 	if i := strings.LastIndex(rest, "/blobs/"); i >= 0 {
 		if d, err := proto.ParseDigest(rest[i+len("/blobs/"):]); err == nil {
@@ -177,10 +206,10 @@ func parsePath(path string) thing {
 		return thing{kind: kindOther, repository: rest[:i]} // an upload
 	}
 	if i := strings.LastIndex(rest, "/tags/"); i >= 0 {
-		return thing{kind: kindOther, repository: rest[:i]}
+		return thing{kind: kindTags, repository: rest[:i]}
 	}
 	if i := strings.LastIndex(rest, "/referrers/"); i >= 0 {
-		return thing{kind: kindOther, repository: rest[:i]}
+		return thing{kind: kindReferrers, repository: rest[:i], reference: rest[i+len("/referrers/"):]}
 	}
 	return thing{kind: kindOther}
 }

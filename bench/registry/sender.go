@@ -114,6 +114,10 @@ func (s *sender) room() (int64, error) {
 	if room <= 0 {
 		return 0, errCut // ShortBody
 	}
+	if s.registry.isDown() {
+		s.cut = true
+		return 0, errCut
+	}
 	if s.faults.CutAfter > 0 {
 		if s.sent >= s.faults.CutAfter {
 			s.cut = true
@@ -142,9 +146,7 @@ func (s *sender) stall() error {
 	case <-s.ctx.Done():
 		return s.ctx.Err()
 	}
-	s.registry.mu.Lock()
-	defer s.registry.mu.Unlock()
-	if s.registry.closed {
+	if s.registry.isDown() {
 		s.cut = true
 		return errCut
 	}

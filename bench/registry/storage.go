@@ -55,6 +55,7 @@ func (r *Registry) serveStorage(w http.ResponseWriter, req *http.Request) {
 		r.counts.Leaks++
 	}
 	r.mu.Unlock()
+	r.refuse(f)
 	switch {
 	case leaked:
 		http.Error(w, "Only one auth mechanism allowed", http.StatusBadRequest) // as S3 has it
