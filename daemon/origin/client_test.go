@@ -5,7 +5,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -270,6 +269,9 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `
+# HELP shoal_origin_backoff_seconds For how long the upstream registry is still left alone because it asked for that; 0: it is asked.
+# TYPE shoal_origin_backoff_seconds gauge
+shoal_origin_backoff_seconds{upstream="registry.test"} 0
 # HELP shoal_origin_bytes_total Bytes of manifests, blobs and lists received from upstream registries.
 # TYPE shoal_origin_bytes_total counter
 shoal_origin_bytes_total{upstream="registry.test"} 1000
@@ -287,56 +289,5 @@ shoal_origin_requests_total{code="error",kind="blob",upstream="registry.test"} 2
 	}
 	if _, err := origin.New(origin.Config{Registry: reg}); err == nil {
 		t.Error("a second client registered the same metrics")
-	}
-}
-
-func TestPass(t *testing.T) {
-	t.Parallel()
-	r, base := startRegistry(t, registry.Options{})
-	for _, tag := range []string{"1", "2", "3"} {
-		if _, err := registry.PushImage(t.Context(), base, repository, tag, []int64{10}, 6); err != nil {
-			t.Fatal(err)
-		}
-	}
-	r.SetFaults(registry.Faults{Auth: registry.AuthToken})
-	c := newClient(t, at(base))
-	for _, tc := range []struct{ query, body, link string }{
-		{"", `{"name":"library/app","tags":["1","2","3"]}`, ""},
-		{"n=2", `{"name":"library/app","tags":["1","2"]}`, `</v2/library/app/tags/list?last=2&n=2>; rel="next"`},
-		{"n=2&last=2", `{"name":"library/app","tags":["3"]}`, ""},
-	} {
-		resp, err := c.Pass(t.Context(), upstream, repository, "tags/list", tc.query, http.Header{"Accept": {"*/*"}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		body, err := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		if err != nil || strings.TrimSpace(string(body)) != tc.body || resp.Header.Get("Link") != tc.link {
-			t.Errorf("tags?%s: %s, Link %q, %v", tc.query, body, resp.Header.Get("Link"), err)
-		}
-	}
-	_, b := pulltest.Content(7, 10)
-	for rest, want := range map[string]error{
-		"referrers/" + b.Digest.String(): origin.ErrNotFound, // this registry has no such API
-		"tags/list?x":                    nil,
-		"referrers/latest":               nil,
-		"../../_catalog":                 nil,
-		"manifests/1":                    nil,
-		"":                               nil,
-	} {
-		resp, err := c.Pass(t.Context(), upstream, repository, rest, "", nil)
-		if err == nil {
-			resp.Body.Close()
-			t.Errorf("Pass(%q) went through", rest)
-		}
-		if want != nil && !errors.Is(err, want) {
-			t.Errorf("Pass(%q): %v, want %v", rest, err, want)
-		}
-	}
-	if _, err := c.Pass(t.Context(), upstream, repository, "tags/list", "n=%zz", nil); err == nil {
-		t.Error("a malformed query went through")
-	}
-	if _, err := c.Pass(t.Context(), upstream, "library/none", "tags/list", "", nil); !errors.Is(err, origin.ErrNotFound) {
-		t.Errorf("tags of no repository: %v, want ErrNotFound", err)
 	}
 }

@@ -1,7 +1,8 @@
 // Package origin is the client of upstream registries: it resolves references,
-// fetches runs of blobs and manifests, and passes lists on. It logs in where a
-// registry asks for that, follows redirects to object storage, goes on after a
-// cut at the byte where it was, and asks mirrors in order.
+// fetches runs of blobs and manifests, and lists tags and referrers. It logs in
+// where a registry asks for that, follows redirects to object storage, goes on
+// after a cut at the byte where it was, and asks mirrors in order. It leaves a
+// registry alone that asks for that, and all of them while it is offline.
 //
 // # Why
 //
@@ -23,11 +24,40 @@
 // A redirect from https to plain http is refused.
 //
 // Failing over to the next URL costs nothing, waiting does, so every URL is
-// asked once before the first wait. A URL that could not be reached comes last
+// asked once before the first wait, unless it rests. A URL that could not be reached comes last
 // for half a minute: a mirror behind a silent firewall costs one connect
 // timeout and not one per request. An attempt that brought 64 KiB or more
 // before it was cut is followed at once by the next, at the same URL: a
 // connection that is cut every mebibyte is slow, not broken.
+//
+// A registry that answers 429, or another error with Retry-After, is not asked
+// until that is over, whatever it was that got the answer: it counts requests,
+// not manifests. Then one call asks, and the others follow when it has been
+// answered; a hundred waiting fetches that all came back would be told to wait
+// again. Only an answer to a request that was sent after the rest ends it, since
+// the 200 that was under way when the first 429 came proves nothing. The token
+// server's 429 counts as the registry's, that of object storage does not. A 503
+// without Retry-After is no such request: it may be of a single blob, and one
+// bad blob must not take a registry away. Each URL rests for itself, so mirrors
+// stand in for each other.
+//
+// Resolve and lists fail at once while a registry rests for more than a second,
+// because their callers may have something older to serve, and a client that
+// waits is no better off with a fresher answer. Blobs can't be had elsewhere, so
+// Fetch waits as long as a client would. Retry-After is believed up to an hour:
+// a mistaken one should not outlive the day.
+//
+// Offline is a switch here and not in each caller, at the one place that every
+// request passes. What runs is cancelled rather than waited for: who switches
+// it off wants the link free. ErrOffline is neither ErrUnavailable nor
+// ErrNotFound, so that nobody takes it for the registry's word.
+//
+// A list is read to its end before it counts, so that it is whole or an error
+// and can be remembered. The referrers of a registry without that API are in a
+// tag; ours are an empty index where that is missing too, but only if no URL
+// failed otherwise. Before the API had a specification, registries answered it
+// with 400, 405, 406, 501 or a web page; these are taken for a 404 as well, as
+// other clients do.
 //
 // When URLs disagree, a refusal outweighs everything, so that nothing stale is
 // served to somebody who was just denied it; then comes not knowing, since one

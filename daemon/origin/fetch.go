@@ -57,7 +57,7 @@ func (s *Source) Fetch(ctx context.Context, r proto.Run, w io.Writer) error {
 		return fmt.Errorf("%s has %d bytes, more than %d: %w", what, r.Blob.Size, MaxManifest, ErrTooLarge)
 	}
 	t := &transfer{origin: s.origin, run: r, w: w, off: r.Offset(), end: r.Offset() + r.Size()}
-	return up.try(ctx, what, t.attempt)
+	return up.try(ctx, what, s.client.cfg.MaxRetryAfter, t.attempt)
 }
 
 // A transfer is one Fetch.

@@ -3,9 +3,12 @@ package origin
 import (
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/shoal-project/shoal/proto"
 )
 
 func TestParseRepository(t *testing.T) {
@@ -235,8 +238,13 @@ func TestParseRetryAfter(t *testing.T) {
 		"120":                           2 * time.Minute,
 		"-1":                            0,
 		"1.5":                           0,
-		"99999999999":                   0,
+		"+5":                            0,
+		"3600":                          time.Hour,
+		"3601":                          time.Hour,
+		"99999999999":                   time.Hour,
+		"99999999999999999999999999999": time.Hour,
 		"soon":                          0,
+		"Sat, 03 Jan 2026 03:04:15 GMT": time.Hour,
 		"Fri, 02 Jan 2026 03:04:15 GMT": 10 * time.Second,
 		"Fri, 02 Jan 2026 03:04:00 GMT": 0,
 	} {
@@ -249,11 +257,74 @@ func TestParseRetryAfter(t *testing.T) {
 func FuzzParseRetryAfter(f *testing.F) {
 	f.Add("120")
 	f.Add("Fri, 02 Jan 2026 03:04:15 GMT")
+	f.Add("99999999999999999999")
 	f.Fuzz(func(t *testing.T, s string) {
-		if d := parseRetryAfter(s, time.Now()); d < 0 {
+		if d := parseRetryAfter(s, time.Now()); d < 0 || d > maxRest {
 			t.Errorf("%q gave %s", s, d)
 		}
 	})
+}
+
+func TestParseRateLimit(t *testing.T) {
+	t.Parallel()
+	for s, want := range map[string]int64{
+		"76;w=21600":           76,
+		"76":                   76,
+		"0;w=21600":            0,
+		" 100 , 100;w=60":      100,
+		"100,1000;w=3600":      100,
+		"":                     -1,
+		";w=21600":             -1,
+		"-5;w=21600":           -1,
+		"+5":                   -1,
+		"1.5":                  -1,
+		"many":                 -1,
+		"99999999999999999999": -1,
+	} {
+		got, ok := parseRateLimit(s)
+		if !ok {
+			got = -1
+		}
+		if got != want {
+			t.Errorf("parseRateLimit(%q) = %d, want %d", s, got, want)
+		}
+	}
+}
+
+func FuzzParseRateLimit(f *testing.F) {
+	f.Add("76;w=21600")
+	f.Add("100, 100;w=60")
+	f.Fuzz(func(t *testing.T, s string) {
+		n, ok := parseRateLimit(s)
+		if ok && n < 0 {
+			t.Errorf("%q gave %d, %v", s, n, ok)
+		}
+		if ok && !strings.Contains(s, strconv.FormatInt(n, 10)) {
+			t.Errorf("%q gave %d", s, n)
+		}
+	})
+}
+
+// The tag is of the specification's form, whatever the digest's algorithm.
+func TestReferrersTag(t *testing.T) {
+	t.Parallel()
+	d256, d512 := strings.Repeat("0f", 32), strings.Repeat("0f", 64)
+	for digest, want := range map[string]string{
+		"sha256:" + d256: "sha256-" + d256,
+		"sha512:" + d512: "sha512-" + d512[:64],
+	} {
+		d, err := proto.ParseDigest(digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := referrersTag(d)
+		if got != want {
+			t.Errorf("referrersTag(%s) = %s, want %s", digest, got, want)
+		}
+		if _, err := ParseTag(got); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // The class of a total failure: what a caller does next depends on it.
@@ -291,10 +362,11 @@ func TestFailureClass(t *testing.T) {
 func TestBackoffIsBounded(t *testing.T) {
 	t.Parallel()
 	for _, base := range []time.Duration{1, time.Millisecond, 200 * time.Millisecond, time.Minute} {
-		for round := 1; round < 100; round++ {
+		for n := 1; n < 100; n++ {
 			most := max(base, maxBackoff)
-			if d := backoff(base, round); d < 0 || d > most*5/4+1 {
-				t.Fatalf("backoff(%s, %d) = %s", base, round, d)
+			least, spread := backoff(base, n, maxBackoff, 0), backoff(base, n, maxBackoff, 1)
+			if least < base*3/4 || spread > most*5/4+1 || spread < least {
+				t.Fatalf("backoff(%s, %d) = %s to %s", base, n, least, spread)
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package origin
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -24,11 +25,14 @@ var (
 	// address reached through "*".
 	ErrDenied = errors.New("denied")
 	// ErrUnavailable: no answer, or none that counts: network errors, timeouts,
-	// 429 and 5xx after all retries.
+	// 429 and 5xx after all retries, or the upstream wants to be left alone.
 	ErrUnavailable = errors.New("unavailable")
+	// ErrOffline: SetOffline has it that no upstream is contacted.
+	ErrOffline = errors.New("offline")
 	// ErrUnknownUpstream: not in the configuration.
 	ErrUnknownUpstream = errors.New("unknown upstream")
-	// ErrTooLarge: a manifest of more than MaxManifest bytes.
+	// ErrTooLarge: a manifest of more than MaxManifest bytes, or a list of more
+	// than MaxList.
 	ErrTooLarge = errors.New("too large")
 	// ErrProtocol: the registry breaks the distribution specification: a wrong
 	// length, a wrong digest header, a status that makes no sense.
@@ -53,7 +57,8 @@ type Config struct {
 	// "docker.io" or "registry.local:5000", or "*" for every other host.
 	Upstreams map[string]Upstream
 
-	// Log gets a line at debug level per attempt that failed. Nil is silent.
+	// Log gets a line at debug level per attempt that failed, and warnings when
+	// an upstream wants to be left alone for long. Nil is silent.
 	Log *slog.Logger
 	// Registry gets the metrics. Nil counts without registering.
 	Registry prometheus.Registerer
@@ -80,9 +85,10 @@ type Config struct {
 	// one, up to 5 s, and is spread by a quarter either way so that a fleet
 	// does not come back in step. Default 200 ms.
 	Backoff time.Duration
-	// MaxRetryAfter is the longest Retry-After that a call waits for; beyond
-	// it the call fails at once. Default 10 s: a client that waits for headers
-	// is still there then.
+	// MaxRetryAfter is how long Fetch waits at most for an upstream that wants
+	// to be left alone; beyond it the call fails at once. Default 10 s: a
+	// client that waits for headers is still there then. Resolve and lists,
+	// which may have something older to serve, wait for a second at most.
 	MaxRetryAfter time.Duration
 	// RedirectTTL is how long the target of a blob's redirect is used again
 	// without asking the registry. Default 60 s: signed URLs of object storage
@@ -132,6 +138,9 @@ type Client struct {
 	mu sync.Mutex // protects the fields below
 	// others are upstreams under "*" that were asked for, by lower-case host.
 	others map[string]*upstream
+	// online ends, by goOffline, when SetOffline is told true.
+	online    context.Context
+	goOffline context.CancelCauseFunc
 }
 
 // maxOthers bounds the memory that requests for invented hosts can take.
@@ -153,6 +162,10 @@ func New(cfg Config) (*Client, error) {
 		named:   make(map[string]*upstream),
 		others:  make(map[string]*upstream),
 	}
+	c.online, c.goOffline = context.WithCancelCause(context.Background())
+	if err := c.registerBackoff(cfg.Registry); err != nil {
+		return nil, err
+	}
 	for name, u := range cfg.Upstreams {
 		if err := c.configure(name, u); err != nil {
 			return nil, fmt.Errorf("upstream %q: %w", name, err)
@@ -173,6 +186,9 @@ func (cfg *Config) defaults() {
 	cfg.RedirectTTL = cmp.Or(cfg.RedirectTTL, time.Minute)
 	cfg.Parallel = cmp.Or(cfg.Parallel, 32)
 }
+
+// shortWait is the longest rest that Resolve and lists wait out.
+func (cfg *Config) shortWait() time.Duration { return min(maxShortWait, cfg.MaxRetryAfter) }
 
 // configure takes one entry of Config.Upstreams in.
 func (c *Client) configure(name string, u Upstream) error {

@@ -44,6 +44,15 @@ const (
 // error is an *attemptError; a response may have any status but a redirect's
 // or an unanswered 401, and its body must be closed.
 func (e *endpoint) do(ctx context.Context, q query) (*http.Response, error) {
+	asked := time.Now()
+	resp, err := e.send(ctx, q)
+	if err == nil && !asksForRest(resp.StatusCode, retryAfter(resp, asked)) || errors.Is(err, ErrDenied) {
+		e.up.rests.answered(e, asked)
+	}
+	return resp, err
+}
+
+func (e *endpoint) send(ctx context.Context, q query) (*http.Response, error) {
 	if u := e.recall(q); u != nil {
 		resp, err := e.roundTrip(ctx, q, u, "")
 		if err == nil && (resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent) {
@@ -147,7 +156,8 @@ func (e *endpoint) roundTrip(ctx context.Context, q query, u *url.URL, authz str
 	if q.method == http.MethodPost {
 		form = strings.NewReader(q.rawQuery)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	c := e.up.client
+	ctx, cancel := c.whileOnline(ctx)
 	req, err := http.NewRequestWithContext(ctx, q.method, u.String(), form)
 	if err != nil {
 		cancel(nil)
@@ -160,14 +170,15 @@ func (e *endpoint) roundTrip(ctx context.Context, q query, u *url.URL, authz str
 	if authz != "" {
 		req.Header.Set("Authorization", authz)
 	}
-	c := e.up.client
-	resp, err := e.up.transport.RoundTrip(req)
+	asked := time.Now()
+	resp, err := e.up.transport.RoundTrip(req) // which sends nothing if ctx has ended
 	if err != nil {
 		cancel(nil)
 		c.metrics.answered(e.up.label, q.kind, 0)
 		return nil, networkError(err)
 	}
 	c.metrics.answered(e.up.label, q.kind, resp.StatusCode)
+	e.observe(q, u, resp, asked)
 	b := &body{rc: resp.Body, ctx: ctx, cancel: cancel, stall: c.cfg.StallTimeout}
 	b.timer = time.AfterFunc(b.stall, func() { cancel(errStalled) })
 	b.timer.Stop()
@@ -176,6 +187,34 @@ func (e *endpoint) roundTrip(ctx context.Context, q query, u *url.URL, authz str
 	}
 	resp.Body = b
 	return resp, nil
+}
+
+// observe takes in what an answer to q, which was sent to u at asked, says about
+// the rate of requests that is allowed.
+func (e *endpoint) observe(q query, u *url.URL, resp *http.Response, asked time.Time) {
+	c := e.up.client
+	registry := sameOrigin(u, e.base)
+	if !registry && q.kind != kindToken {
+		return // object storage speaks for itself
+	}
+	if registry {
+		c.metrics.rateLimit(e.up.label, resp.Header)
+	}
+	now := time.Now()
+	wait := retryAfter(resp, now)
+	if !asksForRest(resp.StatusCode, wait) {
+		return
+	}
+	c.metrics.throttled.WithLabelValues(e.up.label).Inc()
+	why := statusText(resp.StatusCode)
+	until, fresh := e.up.rests.throttled(e, asked, now, wait, c.cfg.Backoff, why)
+	if fresh && until.Sub(now) > maxShortWait {
+		c.log.Warn("upstream asks to be left alone", "upstream", e.up.name, "host", u.Host, "status", why, "until", until)
+	}
+}
+
+func retryAfter(resp *http.Response, now time.Time) time.Duration {
+	return parseRetryAfter(resp.Header.Get("Retry-After"), now)
 }
 
 // errStalled is the cause with which a body that brings nothing is cut.
@@ -221,8 +260,8 @@ func discard(resp *http.Response) {
 
 // recall returns the remembered target of q's redirect, or nil.
 func (e *endpoint) recall(q query) *url.URL {
-	if !q.remember {
-		return nil
+	if !q.remember || e.up.rests.unproven(e) {
+		return nil // the registry itself has to show that its rest is over
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -73,7 +73,8 @@ func blobQuery(method, repository, digest string) query {
 // Resolve asks the upstream what ref is: its digest, its size in bytes and its
 // media type. It sends a HEAD, and a GET where the answer to that lacks
 // something. It blocks until the upstream has answered or the tries are used
-// up. A manifest of more than MaxManifest bytes is ErrTooLarge.
+// up; while the upstream wants to be left alone for more than a second, it fails
+// at once with ErrUnavailable and says until when. A manifest of more than MaxManifest bytes is ErrTooLarge.
 func (c *Client) Resolve(ctx context.Context, ref Ref) (Descriptor, error) {
 	if _, err := ParseRepository(ref.Repository); err != nil {
 		return Descriptor{}, err
@@ -95,7 +96,7 @@ func (c *Client) Resolve(ctx context.Context, ref Ref) (Descriptor, error) {
 		kind, resolve = kindManifest, resolveManifest
 	}
 	var d Descriptor
-	err = up.try(ctx, kind+" "+ref.String(), func(ctx context.Context, e *endpoint) (bool, error) {
+	err = up.try(ctx, kind+" "+ref.String(), c.cfg.shortWait(), func(ctx context.Context, e *endpoint) (bool, error) {
 		var err error
 		d, err = resolve(ctx, e, ref)
 		return false, err

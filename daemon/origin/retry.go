@@ -1,21 +1,14 @@
 package origin
 
 import (
-	"cmp"
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 )
-
-// maxBackoff bounds the doubling of Config.Backoff.
-const maxBackoff = 5 * time.Second
 
 // An attemptError is why one attempt at one URL failed. Its text has nothing
 // that the registry chose, and no URL beyond the host, so that no credential
@@ -82,31 +75,25 @@ func networkText(err error) string {
 // statusError says what an unwanted status means.
 func statusError(resp *http.Response, now time.Time) *attemptError {
 	code := resp.StatusCode
-	a := &attemptError{text: strings.TrimSpace(fmt.Sprintf("%d %s", code, http.StatusText(code)))}
+	a := &attemptError{text: statusText(code)}
 	switch {
 	case code == http.StatusNotFound || code == http.StatusGone:
 		a.class, a.final = ErrNotFound, true
 	case code == http.StatusUnauthorized || code == http.StatusForbidden || code == http.StatusUnavailableForLegalReasons:
 		a.class, a.final = ErrDenied, true
-	case code == http.StatusRequestTimeout || code == http.StatusTooManyRequests || code >= 500:
+	case passes(code):
 		a.class = ErrUnavailable
-		a.retryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), now)
+		a.retryAfter = retryAfter(resp, now)
 	default:
 		a.class, a.final = ErrProtocol, true
 	}
 	return a
 }
 
-// parseRetryAfter returns how long a Retry-After header asks to wait: seconds
-// or a date (RFC 9110, section 10.2.3). Zero if it says nothing usable.
-func parseRetryAfter(value string, now time.Time) time.Duration {
-	if secs, err := strconv.ParseUint(value, 10, 31); err == nil {
-		return time.Duration(secs) * time.Second
-	}
-	if t, err := http.ParseTime(value); err == nil {
-		return max(t.Sub(now), 0)
-	}
-	return 0
+// statusText returns a status as a person writes it. The registry's own phrase
+// is not used.
+func statusText(code int) string {
+	return strings.TrimSpace(fmt.Sprintf("%d %s", code, http.StatusText(code)))
 }
 
 // An abortError ends a call at once, with err and no further attempt.
@@ -165,82 +152,4 @@ func (f *failure) Unwrap() error {
 		}
 	}
 	return ErrUnavailable
-}
-
-// try calls attempt for each URL in order until one succeeds, and begins again
-// after a growing wait with those that may do better the next time. An attempt
-// that failed after progress is repeated at the same URL at once.
-func (up *upstream) try(ctx context.Context, what string, attempt func(context.Context, *endpoint) (progress bool, err error)) error {
-	cfg := &up.client.cfg
-	f := &failure{what: what}
-	left := up.inOrder(time.Now())
-	for round := 1; ; round++ {
-		var again []*endpoint
-		var wait time.Duration
-		for i := 0; i < len(left); i++ {
-			e := left[i]
-			progress, err := attempt(ctx, e)
-			if err == nil {
-				e.setDown(false)
-				return nil
-			}
-			a, err := up.failed(ctx, what, e, err)
-			if err != nil {
-				return err
-			}
-			f.add(e.base.Host, a)
-			switch {
-			case a.final || a.retryAfter > cfg.MaxRetryAfter:
-			case progress:
-				round = 1
-				i-- // the same again
-			default:
-				again = append(again, e)
-				wait = max(wait, a.retryAfter)
-			}
-		}
-		if left = again; len(left) == 0 || round >= cfg.Tries {
-			return f
-		}
-		wait = max(wait, backoff(cfg.Backoff, round))
-		if err := sleep(ctx, wait); err != nil {
-			return fmt.Errorf("%s: %w", what, err)
-		}
-	}
-}
-
-// failed notes and returns why an attempt failed, or the error with which the
-// whole call ends.
-func (up *upstream) failed(ctx context.Context, what string, e *endpoint, err error) (*attemptError, error) {
-	if abort, ok := errors.AsType[*abortError](err); ok {
-		return nil, fmt.Errorf("%s: %w", what, abort.err)
-	}
-	if ctx.Err() != nil {
-		return nil, fmt.Errorf("%s: %w", what, ctx.Err())
-	}
-	a, ok := errors.AsType[*attemptError](err)
-	if !ok {
-		a = &attemptError{class: ErrUnavailable, text: err.Error()}
-	}
-	e.setDown(a.down)
-	up.client.log.Debug("upstream attempt failed", "upstream", up.name, "host", e.base.Host, "what", what, "error", a.text)
-	return a, nil
-}
-
-// backoff returns the wait after the given round, counted from 1.
-func backoff(base time.Duration, round int) time.Duration {
-	d := min(base<<min(round-1, 16), max(base, maxBackoff))
-	return d*3/4 + rand.N(cmp.Or(d/2, 1))
-}
-
-// sleep waits for d or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

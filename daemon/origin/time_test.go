@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,11 +99,9 @@ func (c *Client) testFetch(ctx context.Context) ([]byte, error) {
 // answering returns a handler that gives the answers in turn, the last one for
 // ever.
 func answering(answers ...http.HandlerFunc) http.HandlerFunc {
-	n := 0
+	var n atomic.Int64
 	return func(w http.ResponseWriter, req *http.Request) {
-		h := answers[min(n, len(answers)-1)]
-		n++
-		h(w, req)
+		answers[min(int(n.Add(1)), len(answers))-1](w, req)
 	}
 }
 

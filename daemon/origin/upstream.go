@@ -22,6 +22,7 @@ type upstream struct {
 	label     string // of metrics: the configured name, or "*"
 	transport *http.Transport
 	endpoints []*endpoint
+	rests     rests
 }
 
 // downFor is how long a URL that could not be reached comes after the others.
@@ -85,6 +86,7 @@ func (c *Client) newUpstream(name, label string, u Upstream) (*upstream, error) 
 		return nil, err
 	}
 	up := &upstream{client: c, name: name, label: label, transport: transport}
+	up.rests.of = make(map[*endpoint]*rest)
 	for _, text := range urls {
 		base, err := parseBase(text)
 		if err != nil {
@@ -134,7 +136,7 @@ func (c *Client) newTransport(u Upstream) (*http.Transport, error) {
 	dialer := &net.Dialer{Timeout: c.cfg.DialTimeout}
 	t := &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            dialer.DialContext,
+		DialContext:            c.dialOnline(dialer.DialContext),
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    c.cfg.TLSTimeout,
 		ResponseHeaderTimeout:  c.cfg.HeaderTimeout,
