@@ -31,7 +31,7 @@ func AllowRepositories(upstream string, patterns []string) Rule {
 			return nil
 		}
 		for _, p := range patterns {
-			if matchRepository(p, ref.Repository) {
+			if MatchRepository(p, ref.Repository) {
 				return nil
 			}
 		}
@@ -40,7 +40,9 @@ func AllowRepositories(upstream string, patterns []string) Rule {
 	}
 }
 
-func matchRepository(pattern, name string) bool {
+// MatchRepository reports whether a repository's name matches a pattern, as
+// AllowRepositories says. A pattern that does not parse matches nothing.
+func MatchRepository(pattern, name string) bool {
 	if pattern == "**" {
 		return true
 	}

@@ -28,9 +28,20 @@
 // one they need not have under the other, so a link of the one kind does not
 // answer for the other: the origin is asked.
 //
-// Tags are resolved at the origin each time. Digests never change what they
-// name, so a link has no lifetime. Forget drops one that turned out wrong,
-// such as a size that a careless manifest got wrong.
+// Tags are resolved by package tags, which says how long what they named is
+// good, and what is served when the origin is down. The Gate links what it
+// says, so that what follows a tag in a pull needs no origin. Digests never
+// change what they name, so a link has no lifetime: with the origin down, one
+// that is remembered is enough, and without one the bytes are not served even
+// if they are here. Forget drops a link that turned out wrong, such as a size
+// that a careless manifest got wrong, and has the tags that name it asked for
+// again.
+//
+// Learn also writes down which digests a manifest names, for the cache: a pin
+// of an image has to reach its layers. It does so under a digest that it
+// computes itself. A parameter could be wrong, and then a pin would hold the
+// blobs of another image; the hash of the few kilobytes that a manifest has is
+// not worth that.
 //
 // Concurrent questions about the same thing are asked once, by the first who
 // asked, in its goroutine and under its context. When that one goes away, the

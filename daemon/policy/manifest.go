@@ -1,9 +1,12 @@
 package policy
 
 import (
+	"crypto/sha512"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/shoal-project/shoal/daemon/origin"
@@ -51,12 +54,49 @@ func essence(mediaType string) string {
 // The manifest is not trusted. What can't be used is left out, and the error
 // says what and why; the rest is learned and returned along with the error. A
 // document of another kind has nothing to learn from and is no error.
+//
+// What a manifest names is remembered under its digest as well (Index.Parts).
 func (g *Gate) Learn(upstream, repository string, manifest []byte, mediaType string) ([]origin.Descriptor, error) {
 	ds, err := parseManifest(manifest, mediaType)
 	if len(ds) > 0 {
 		g.remember(upstream, repository, ds...)
+		g.setParts(g.nameOf(upstream, repository, manifest), ds)
 	}
 	return ds, err
+}
+
+// nameOf returns the digest by which the repository has the manifest: sha256's
+// unless only that of sha512 is linked. It is computed and not a parameter, so
+// that nothing wrong can be remembered of another manifest.
+func (g *Gate) nameOf(upstream, repository string, manifest []byte) proto.Digest {
+	name := proto.DigestOf(manifest)
+	if _, ok, err := g.index.Link(upstream, repository, name); ok || err != nil {
+		return name
+	}
+	sum := sha512.Sum512(manifest)
+	long, err := proto.ParseDigest("sha512:" + hex.EncodeToString(sum[:]))
+	if err != nil {
+		return name
+	}
+	if _, ok, err := g.index.Link(upstream, repository, long); !ok || err != nil {
+		return name
+	}
+	return long
+}
+
+// setParts remembers which digests a manifest names, unless it is remembered
+// already: a manifest is served again and again.
+func (g *Gate) setParts(manifest proto.Digest, ds []origin.Descriptor) {
+	parts := make([]proto.Digest, len(ds))
+	for i, d := range ds {
+		parts[i] = d.Blob.Digest
+	}
+	if known, err := g.index.Parts(manifest); err == nil && slices.Equal(known, parts) {
+		return
+	}
+	if err := g.index.SetParts(manifest, parts); err != nil {
+		g.log.Warn("parts not remembered", "digest", manifest, "error", err)
+	}
 }
 
 // A document is any of the manifests.

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/shoal-project/shoal/cache"
 	"github.com/shoal-project/shoal/daemon/origin"
+	"github.com/shoal-project/shoal/daemon/tags"
 	"github.com/shoal-project/shoal/proto"
 )
 
@@ -24,6 +26,8 @@ type Rule func(ctx context.Context, ref origin.Ref) error
 type Config struct {
 	Origin *origin.Client
 	Index  *cache.Index
+	// Tags resolves tags. Nil asks the origin each time.
+	Tags *tags.Resolver
 	// Rules are asked in order. The first refusal counts.
 	Rules []Rule
 	// Log gets a line when the index fails. Nil is silent.
@@ -35,6 +39,7 @@ type Gate struct {
 	// immutable
 	origin *origin.Client
 	index  *cache.Index
+	tags   *tags.Resolver // may be nil
 	rules  []Rule
 	log    *slog.Logger
 
@@ -48,7 +53,25 @@ func New(cfg Config) *Gate {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Gate{origin: cfg.Origin, index: cfg.Index, rules: cfg.Rules, log: cfg.Log, lookups: make(map[string]*lookup)}
+	return &Gate{
+		origin:  cfg.Origin,
+		index:   cfg.Index,
+		tags:    cfg.Tags,
+		rules:   cfg.Rules,
+		log:     cfg.Log,
+		lookups: make(map[string]*lookup),
+	}
+}
+
+// An Admission is what a Gate lets through.
+type Admission struct {
+	origin.Descriptor
+	// Stale says why the origin may have moved the tag meanwhile without this
+	// node knowing. It is "" for an answer that is as good as the origin's own,
+	// and always for a digest.
+	Stale string
+	// Age is how long ago the origin said so; 0 for a digest.
+	Age time.Duration
 }
 
 // Check asks the rules only. Admit does it too.
@@ -61,22 +84,49 @@ func (g *Gate) Check(ctx context.Context, ref origin.Ref) error {
 	return nil
 }
 
-// Admit returns what ref is if it may be served. It asks the rules, then the
-// links that are remembered, then the origin, and remembers its answer. It
-// blocks for as long as the origin takes or until ctx ends. The error wraps
-// ErrDenied, an error of package origin, or ctx's.
-func (g *Gate) Admit(ctx context.Context, ref origin.Ref) (origin.Descriptor, error) {
+// Admit returns what ref is if it may be served. It asks the rules; then, for a
+// tag, Config.Tags; for a digest, the links that are remembered and then the
+// origin, whose answer it remembers. It blocks for as long as the origin takes
+// or until ctx ends. The error wraps ErrDenied, an error of package origin, or
+// ctx's.
+//
+// With the origin down or not to be asked, a tag is what it named last, with
+// Stale set, and a digest that is linked is served as ever. A digest that is
+// not is refused, even if its bytes are here.
+func (g *Gate) Admit(ctx context.Context, ref origin.Ref) (Admission, error) {
 	if err := g.Check(ctx, ref); err != nil {
-		return origin.Descriptor{}, err
+		return Admission{}, err
+	}
+	if ref.Digest.IsZero() && ref.Manifest && g.tags != nil {
+		return g.admitTag(ctx, ref)
 	}
 	if d, ok := g.remembered(ref); ok {
-		return d, admissible(ref, d)
+		return Admission{Descriptor: d}, admissible(ref, d)
 	}
-	return g.resolve(ctx, ref)
+	d, err := g.resolve(ctx, ref)
+	return Admission{Descriptor: d}, err
+}
+
+// admitTag returns what a tag names, and links that to the repository.
+func (g *Gate) admitTag(ctx context.Context, ref origin.Ref) (Admission, error) {
+	a, err := g.tags.Resolve(ctx, ref)
+	if err != nil {
+		return Admission{}, err
+	}
+	if err := admissible(ref, a.Descriptor); err != nil {
+		return Admission{}, err
+	}
+	linked := ref
+	linked.Digest = a.Blob.Digest
+	if d, ok := g.remembered(linked); !ok || d != a.Descriptor {
+		g.remember(ref.Upstream, ref.Repository, a.Descriptor)
+	}
+	return Admission{Descriptor: a.Descriptor, Stale: a.Stale, Age: a.Age}, nil
 }
 
 // Forget drops what is remembered of ref's digest in ref's repository, so that
-// the next Admit asks the origin: for a link that turned out wrong.
+// the next Admit of it, or of a tag that names it, asks the origin: for a link
+// that turned out wrong.
 func (g *Gate) Forget(ref origin.Ref) {
 	if ref.Digest.IsZero() {
 		return
@@ -84,6 +134,9 @@ func (g *Gate) Forget(ref origin.Ref) {
 	if err := g.index.ForgetLink(ref.Upstream, ref.Repository, ref.Digest); err != nil {
 		g.log.Warn("link not forgotten", "upstream", ref.Upstream, "repository", ref.Repository,
 			"digest", ref.Digest, "error", err)
+	}
+	if ref.Manifest && g.tags != nil {
+		g.tags.Doubt(ref.Upstream, ref.Repository, ref.Digest)
 	}
 }
 
