@@ -42,6 +42,23 @@
 // the pieces of chunks whose rest did not come, since those bytes come once
 // more. What a connection had in its buffers when it was given up is in no count.
 //
+// Without a scheduler four requests to the origin are under way. But the first
+// chunk that a reader waits for has the line to itself, and a reader that begins
+// inside a cold blob makes the first request one of two chunks: with four at once
+// the origin had sent four chunks or more by the time of the first byte, and a
+// client that wants a hundred bytes of a large layer waited for all of them. A
+// reader that jumps ahead later has a request more than the four.
+//
+// A pull goes on without its reader unless Config.Abandon is set: the next client
+// is never far, and half a layer is of no use to anybody. Whether somebody still
+// wants it is known from the contexts of readers and not from their Close, so
+// that the cache need not know why it is read. Who comes while a pull is being
+// given up gets a new one after it, since a swarm knows one session of a node for
+// a blob, and so does the cache's Fail.
+//
+// A chunk that this disk does not take ends the pull at once, with ErrStore:
+// another source would not help. The mirror then passes the rest on unkept.
+//
 // When the whole content turns out not to match its digest though every chunk
 // matched its sum, the sums are wrong and so may be every copy in the fleet:
 // the blob is then fetched alone from the origin, once, and after a second

@@ -13,11 +13,16 @@ import (
 	"github.com/shoal-project/shoal/proto"
 )
 
+// ErrStore is wrapped by what readers get of a pull that ended because this
+// node's disk did not take a chunk: it is full (cache.ErrFull is wrapped then as
+// well) or broken. The source may be well.
+var ErrStore = errors.New("storing a chunk")
+
 // storeError is a failure of this node's own disk.
 type storeError struct{ err error }
 
-func (e *storeError) Error() string { return "storing a chunk: " + e.err.Error() }
-func (e *storeError) Unwrap() error { return e.err }
+func (e *storeError) Error() string   { return ErrStore.Error() + ": " + e.err.Error() }
+func (e *storeError) Unwrap() []error { return []error{ErrStore, e.err} }
 
 // buffers are chunk buffers by the logarithm of their size, since a chunk's
 // size is a power of two.

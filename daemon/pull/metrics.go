@@ -22,7 +22,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: "shoal_pulls_running", Help: "Blobs that are being brought here now.",
 		}),
 		results: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "shoal_pulls_total", Help: "Pulls of blobs that are over, by result: whole, failed or stopped.",
+			Name: "shoal_pulls_total", Help: "Pulls of blobs that are over, by result: whole, failed, stopped (by the daemon's end) or abandoned (nobody wanted them any more).",
 		}, []string{"result"}),
 	}
 	if r == nil {

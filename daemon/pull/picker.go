@@ -37,3 +37,24 @@ func pick(b proto.Blob, taken, awaited proto.Set) (proto.Run, bool) {
 	}
 	return proto.Run{Blob: b, First: first, Count: count}, true
 }
+
+// admit decides how many chunks of the run that pick chose may be asked for
+// now; 0: none. flights is how many requests are under way, and nothing says
+// that none has brought a chunk yet.
+//
+// While a reader waits for the very first chunk it has the line to itself: the
+// other requests begin when it has that one. And where it begins to read inside
+// the blob, the first request is short, so that a small Range of a large blob is
+// answered for little more than its own bytes, whatever is done with the rest.
+func admit(r proto.Run, awaited proto.Set, flights int, nothing bool) int {
+	urgent := awaited.Has(r.First)
+	switch {
+	case flights == 0 && nothing && urgent && r.First > 0:
+		return min(r.Count, firstChunks)
+	case flights > 0 && nothing && awaited.Next(0) >= 0 && !urgent:
+		return 0
+	case flights >= soloFetches+soloExtra || flights >= soloFetches && !urgent:
+		return 0
+	}
+	return r.Count
+}

@@ -83,3 +83,37 @@ func BenchmarkPick(b *testing.B) {
 		}
 	}
 }
+
+func TestAdmit(t *testing.T) {
+	b := proto.Blob{Digest: proto.DigestOf(nil), Size: 100 * proto.MinChunk}
+	at := func(chunk int) proto.Set {
+		s := proto.NewSet(b.Chunks())
+		s.Add(chunk)
+		return s
+	}
+	for _, tc := range []struct {
+		name    string
+		first   int
+		awaited proto.Set
+		flights int
+		nothing bool
+		want    int
+	}{
+		{"a reader at the start", 0, at(0), 0, true, 32},
+		{"a reader inside", 50, at(50), 0, true, firstChunks},
+		{"no reader", 0, nil, 0, true, 32},
+		{"no reader, more of it", 32, nil, 3, true, 32},
+		{"the first chunk is awaited", 0, at(50), 1, true, 0},
+		{"another reader awaits another", 20, at(20), 1, true, 32},
+		{"the first chunk is in", 0, at(51), 1, false, 32},
+		{"a jump", 50, at(50), 3, false, 32},
+		{"a jump beside all others", 50, at(50), soloFetches, false, 32},
+		{"too many jumps", 50, at(50), soloFetches + soloExtra, false, 0},
+		{"enough", 50, at(3), soloFetches, false, 0},
+	} {
+		r := proto.Run{Blob: b, First: tc.first, Count: 32}
+		if got := admit(r, tc.awaited, tc.flights, tc.nothing); got != tc.want {
+			t.Errorf("%s: %d chunks, want %d", tc.name, got, tc.want)
+		}
+	}
+}

@@ -60,7 +60,11 @@ type Config struct {
 	// Help is how long a pull waits for somebody who has the blob after the
 	// origin has refused it. Default 1 s: a lease on a member that has it comes
 	// within milliseconds.
-	Help     time.Duration
+	Help time.Duration
+	// Abandon gives a pull up, keeping its chunks, once nobody wants the blob
+	// any more: it was neither started nor seeded, and the contexts of all
+	// readers have ended. Default: every pull goes on to its end.
+	Abandon  bool
 	Log      *slog.Logger          // default: none
 	Registry prometheus.Registerer // default: none
 }
@@ -79,6 +83,7 @@ type Puller struct {
 	// so that a reader belongs either to a pull that is running or to a new one.
 	mu     sync.Mutex
 	pulls  map[proto.Digest]*pull
+	ended  ended
 	closed bool
 	wg     sync.WaitGroup
 }
@@ -120,7 +125,8 @@ func (p *Puller) Run(ctx context.Context) error {
 // Open returns a reader of the blob at once, joining the pull of it or starting
 // one from o if it is not whole here. The reader waits for each chunk as it
 // comes to it; the caller closes it. ctx ends the reader's waits, not the pull,
-// which goes on without the reader.
+// which goes on without the reader. With Config.Abandon the reader wants the
+// blob until ctx ends, so that ctx should end with it.
 func (p *Puller) Open(ctx context.Context, b proto.Blob, o proto.Origin) (*cache.Reader, error) {
 	cb, err := p.cfg.Cache.Blob(b)
 	if err != nil {
@@ -129,8 +135,12 @@ func (p *Puller) Open(ctx context.Context, b proto.Blob, o proto.Origin) (*cache
 	defer cb.Release()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err := p.start(cb, o, false, false); err != nil {
+	run, err := p.start(cb, o, false, false)
+	if err != nil {
 		return nil, err
+	}
+	if run != nil {
+		p.count(ctx, run)
 	}
 	return cb.NewReader(ctx), nil
 }
@@ -151,44 +161,55 @@ func (p *Puller) begin(b proto.Blob, o proto.Origin, seed bool) error {
 	defer cb.Release()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.start(cb, o, true, seed)
+	_, err = p.start(cb, o, true, seed)
+	return err
 }
 
-// start starts the pull of cb or adds an origin to the one that runs. p.mu is
-// held.
-func (p *Puller) start(cb *cache.Blob, o proto.Origin, eager, seed bool) error {
+// start starts the pull of cb or adds an origin to the one that runs, and
+// returns it: nil if the blob is whole. p.mu is held.
+func (p *Puller) start(cb *cache.Blob, o proto.Origin, eager, seed bool) (*pull, error) {
 	if cb.Whole() {
-		return nil
+		return nil, nil
 	}
 	b := cb.Blob()
 	// A blob that was deleted as soon as it was whole is another cache.Blob now,
 	// and the run of the one before, if it is not over yet, does nothing for it.
-	if run := p.pulls[b.Digest]; run != nil && run.blob == cb {
+	run := p.pulls[b.Digest]
+	switch {
+	case run != nil && run.blob == cb && !run.given:
 		run.addOrigin(o)
 		if eager && !p.closed {
+			run.kept = true
 			run.hurry()
 		}
-		return nil
-	}
-	if p.closed {
-		return fmt.Errorf("pulling %s: %w", b.Digest, ErrClosed)
+		return run, nil
+	case p.closed:
+		return nil, fmt.Errorf("pulling %s: %w", b.Digest, ErrClosed)
+	case run != nil && run.blob == cb: // given up, and not over yet
+		return run.follow(cb, o, eager, seed)
 	}
 	own, err := p.cfg.Cache.Blob(b)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	run := newPull(p, own, o, seed)
+	run = newPull(p, own, o, seed)
 	if eager {
+		run.kept = true
 		run.hurry()
 	}
-	p.pulls[b.Digest] = run
+	p.launch(run)
+	return run, nil
+}
+
+// launch lets a pull run. p.mu is held.
+func (p *Puller) launch(run *pull) {
+	p.pulls[run.b.Digest] = run
 	p.metrics.running.Inc()
 	p.wg.Go(run.run)
-	return nil
 }
 
 // end takes a pull that is over out of the list and, with an error, fails its
-// readers.
+// readers. One that was given up has none; who came since has its successor.
 func (p *Puller) end(run *pull, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -196,8 +217,21 @@ func (p *Puller) end(run *pull, err error) {
 		delete(p.pulls, run.b.Digest)
 	}
 	p.metrics.running.Dec()
-	if err != nil {
-		run.blob.Fail(err)
+	p.ended.add(run)
+	next := run.next
+	switch {
+	case next != nil && !p.closed && !run.blob.Whole():
+		p.launch(next)
+	case next != nil:
+		next.blob.Release()
+		if err != nil {
+			err = fmt.Errorf("pulling %s: %w", run.b.Digest, ErrClosed)
+		}
+		fallthrough
+	default:
+		if err != nil {
+			run.blob.Fail(err)
+		}
 	}
 	run.blob.Release()
 }

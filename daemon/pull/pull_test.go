@@ -128,12 +128,14 @@ type bed struct {
 	classes map[string]pull.Class
 	swarm   *swarm // nil: no scheduler
 	limit   func(ctx context.Context, origin bool, want int64) (int64, error)
+	abandon bool
+	options cache.Options
 }
 
 func (b *bed) start(t *testing.T) {
 	t.Helper()
 	var err error
-	if b.cache, err = cache.Open(t.TempDir(), cache.Options{}); err != nil {
+	if b.cache, err = cache.Open(t.TempDir(), b.options); err != nil {
 		t.Fatal(err)
 	}
 	cfg := pull.Config{
@@ -142,6 +144,7 @@ func (b *bed) start(t *testing.T) {
 		Peer:     func(id, _ string) pull.Source { return b.peers[id] },
 		Class:    func(id string) pull.Class { return b.classes[id] },
 		Limit:    b.limit,
+		Abandon:  b.abandon,
 		Patience: 100 * time.Millisecond,
 		Help:     100 * time.Millisecond,
 		Cause: func(err error) proto.Cause {

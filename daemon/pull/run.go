@@ -20,14 +20,22 @@ const (
 	// originFailures is how many fetches from the origin may fail in a row
 	// before the pull does. Each has retries of its own behind it.
 	originFailures = 3
+	// soloExtra is how many more requests than soloFetches may be under way if
+	// each begins at a chunk that a reader waits for: one that jumps ahead does
+	// not queue behind the blob's other parts.
+	soloExtra = 2
+	// firstChunks bounds the first request of a pull for a reader that begins
+	// inside the blob: a Range may want no more than that.
+	firstChunks = 2
 	// joinDelay is how long a pull for a reader waits for the reader to say
 	// what it wants to read first.
 	joinDelay = 20 * time.Millisecond
 )
 
 var (
-	errStalled = errors.New("the source was too slow for its lease")
-	errWrong   = errors.New("the content was wrong")
+	errAbandoned = errors.New("nobody wants it any more")
+	errStalled   = errors.New("the source was too slow for its lease")
+	errWrong     = errors.New("the content was wrong")
 )
 
 // pull is the bringing of one blob.
@@ -40,9 +48,12 @@ type pull struct {
 	started time.Time
 	enter   func()        // joins the swarm, once; it does not block
 	wanted  chan struct{} // 1-buffered: do not wait for a reader
+	left    chan struct{} // 1-buffered: the last reader may have gone
 	results chan result
 
 	fromOrigin, fromPeers atomic.Int64
+
+	interest // protected by puller.mu
 
 	// mu protects the fields below. Nothing is called while it is held.
 	mu      sync.Mutex
@@ -85,6 +96,7 @@ func newPull(p *Puller, blob *cache.Blob, o proto.Origin, seed bool) *pull {
 		seed:    seed,
 		started: time.Now(),
 		wanted:  make(chan struct{}, 1),
+		left:    make(chan struct{}, 1),
 		results: make(chan result),
 		origins: []proto.Origin{o},
 		flights: make(map[*flight]bool),
@@ -105,6 +117,11 @@ func newPull(p *Puller, blob *cache.Blob, o proto.Origin, seed bool) *pull {
 // ends: a pull that is over by then cannot join any more.
 func (r *pull) hurry() {
 	r.enter()
+	r.want()
+}
+
+// want makes the pull start without waiting for a reader.
+func (r *pull) want() {
 	select {
 	case r.wanted <- struct{}{}:
 	default:
@@ -201,6 +218,10 @@ func (r *pull) run() {
 	case r.puller.ctx.Err() != nil:
 		outcome = "stopped"
 		err = fmt.Errorf("pulling %s: %w", r.b.Digest, ErrClosed)
+	case r.givenUp():
+		outcome = "abandoned"
+		err = errAbandoned
+		log.Debug("pull given up: nobody wants the blob any more", "size", r.b.Size)
 	default:
 		outcome = "failed"
 		log.Warn("pull failed", "error", err)
@@ -282,6 +303,13 @@ func (r *pull) step(idle <-chan time.Time) (fired bool, err error) {
 		r.event(m)
 	case <-r.blob.AwaitChanged():
 		r.await()
+		if r.solo {
+			r.goSolo()
+		}
+	case <-r.left:
+		if r.puller.abandon(r) {
+			return false, errAbandoned
+		}
 	case res := <-r.results:
 		return false, r.finish(res)
 	case <-idle:
@@ -333,16 +361,22 @@ func (r *pull) await() {
 // goSolo fetches from the origin without a scheduler.
 func (r *pull) goSolo() {
 	r.solo = !r.over
-	for r.solo && len(r.inFlight()) < soloFetches {
+	for r.solo {
 		j := r.state()
 		taken := j.Have
 		for c := j.Flight.Next(0); c >= 0; c = j.Flight.Next(c + 1) {
 			taken.Add(c)
 		}
-		run, ok := pick(r.b, taken, r.blob.Awaited())
+		awaited := r.blob.Awaited()
+		run, ok := pick(r.b, taken, awaited)
 		if !ok {
 			return
 		}
+		count := admit(run, awaited, len(r.inFlight()), r.fromOrigin.Load()+r.fromPeers.Load() == 0)
+		if count == 0 {
+			return
+		}
+		run.Count = count
 		r.launch(run, &proto.Lease{Digest: r.b.Digest, First: run.First, Count: run.Count})
 	}
 }
