@@ -24,6 +24,7 @@ import (
 	"github.com/shoal-project/shoal/daemon/origin"
 	"github.com/shoal-project/shoal/daemon/policy"
 	"github.com/shoal-project/shoal/daemon/pull"
+	"github.com/shoal-project/shoal/daemon/tags"
 	"github.com/shoal-project/shoal/proto"
 )
 
@@ -43,6 +44,7 @@ type bed struct {
 	close   func() // ends the mirror's server, with all handlers
 	cache   *cache.Cache
 	puller  *pull.Puller
+	origin  *origin.Client
 	handler *Handler
 	metrics *prometheus.Registry
 	addr    string // of the mirror
@@ -59,7 +61,14 @@ type options struct {
 	prefetch bool
 	// join, if set, is called by each pull that joins its swarm, in which
 	// nobody ever answers.
-	join func(d proto.Digest)
+	join   func(d proto.Digest)
+	cache  cache.Options
+	dir    string        // of the cache; by default one of its own
+	config func(*Config) // changes the handler's, if set
+	// tags gives the gate a resolver.
+	tags bool
+	// abandon has pulls given up that nobody wants.
+	abandon bool
 	// answer and firstByte replace the handler's, if not 0.
 	answer, firstByte time.Duration
 }
@@ -107,7 +116,8 @@ func (b *bed) build(t *testing.T, o options) {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.Close)
-	if b.cache, err = cache.Open(t.TempDir(), cache.Options{}); err != nil {
+	b.origin = client
+	if b.cache, err = cache.Open(cmp.Or(o.dir, t.TempDir()), o.cache); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -119,6 +129,7 @@ func (b *bed) build(t *testing.T, o options) {
 		Cache:    b.cache,
 		Origin:   func(o proto.Origin) pull.Source { return client.Source(o) },
 		Patience: 10 * time.Millisecond,
+		Abandon:  o.abandon,
 	}
 	if o.join != nil {
 		config.Join = func(d proto.Digest, _ func() *proto.Join) pull.Swarm {
@@ -134,15 +145,39 @@ func (b *bed) build(t *testing.T, o options) {
 		stop()
 		running.Wait()
 	})
-	gate := policy.New(policy.Config{Origin: client, Index: b.cache.Index(), Rules: o.rules})
-	b.handler = New(Config{
-		Gate: gate, Puller: b.puller, Origin: client,
-		Default: "docker.io", Prefetch: o.prefetch,
+	rules := policy.Config{Origin: client, Index: b.cache.Index(), Rules: o.rules}
+	if o.tags {
+		rules.Tags = b.resolver(t)
+	}
+	handler := Config{
+		Gate: policy.New(rules), Puller: b.puller, Origin: client, Cache: b.cache,
+		Default: "docker.io", Prefetch: o.prefetch, Upstreams: []string{upstream},
 		Log:      slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Registry: b.metrics,
-	})
+	}
+	if o.config != nil {
+		o.config(&handler)
+	}
+	b.handler = New(handler)
 	b.handler.answer = cmp.Or(o.answer, b.handler.answer)
 	b.handler.firstByte = cmp.Or(o.firstByte, b.handler.firstByte)
+}
+
+// resolver returns a resolver of tags that asks the origin again each time.
+func (b *bed) resolver(t *testing.T) *tags.Resolver {
+	t.Helper()
+	r := tags.New(tags.Config{
+		Origin: b.origin, Index: b.cache.Index(),
+		TTL: time.Nanosecond, Revalidate: time.Nanosecond, NotFound: time.Nanosecond,
+	})
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = r.Run(ctx) })
+	t.Cleanup(func() {
+		stop()
+		running.Wait()
+	})
+	return r
 }
 
 // silence is a swarm without a scheduler.

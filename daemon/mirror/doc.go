@@ -5,8 +5,8 @@
 //	GET, HEAD /v2/                          is this a registry?
 //	GET, HEAD /v2/<name>/manifests/<reference>
 //	GET, HEAD /v2/<name>/blobs/<digest>
-//	GET       /v2/<name>/tags/list          passed on to the upstream
-//	GET       /v2/<name>/referrers/<digest> passed on to the upstream
+//	GET, HEAD /v2/<name>/tags/list          passed on to the upstream, remembered
+//	GET, HEAD /v2/<name>/referrers/<digest> passed on to the upstream, remembered
 //
 // The upstream is chosen by ?ns= (containerd sends it), else by a first
 // component of the name that is the host of a configured registry (podman's
@@ -17,7 +17,12 @@
 // Puller.Open, http.ServeContent. ServeContent does ranges, conditions and
 // HEAD; the reader that it is given waits for chunks that are still arriving;
 // a blob that is whole is given as its file, so that the kernel's sendfile does
-// the work.
+// the work. A blob for which there is no room here is passed on to its client
+// (through.go).
+//
+// An answer that is what was remembered, since the upstream does not answer or
+// the node is offline, says so: Warning: 110 - "Response is Stale", Age, a line
+// in the log, and source="stale" in the metrics.
 //
 // # Why
 //
@@ -50,7 +55,8 @@
 //	400 NAME_INVALID, DIGEST_INVALID, TAG_INVALID  the request makes no sense
 //	403 DENIED           the origin or a rule refuses. Not 401: without a
 //	                     challenge to answer it would only make clients try
-//	404 *_UNKNOWN        the origin does not have it, or is not configured here
+//	404 *_UNKNOWN        the origin does not have it, or is not configured here,
+//	                     or the node is offline and it is not here
 //	405 UNSUPPORTED      a write
 //	416 RANGE_INVALID
 //	502 SIZE_INVALID, DIGEST_INVALID, MANIFEST_INVALID
@@ -59,7 +65,7 @@
 //	                     the 5xx containerd retries 500, 503 and 504 but not 502
 //	503 UNAVAILABLE      the origin is down, slow, or limits us (its 429, its
 //	                     5xx, its timeouts), or this daemon is shutting down
-//	500 UNKNOWN          this node's own fault, such as a full disk
+//	500 UNKNOWN          this node's own fault
 //
 // A 404 for a registry that is not configured here makes containerd go on to
 // the next host, and the message says which key to add.
@@ -68,7 +74,10 @@
 // started, in manifest order, before the client asks. They are learned first:
 // a client's next request must find their links, or each blob would cost a
 // question to the origin. An index starts nothing: it has many platforms, and
-// the client's next request says which one. HEAD starts nothing either.
+// the client's next request says which one. HEAD starts nothing either. Nor does
+// the manifest of another platform than this node's, if the index has one for this
+// one: containerd 2 fetches all of an index' manifests and the layers of one. Its
+// layers are started when they are asked for.
 //
 // While draining, new pulls are refused, and blobs are not: whoever asks for a
 // blob has its manifest already, often from here. A ping is refused too, as it
@@ -79,6 +88,36 @@
 // dot is taken for one, unless that registry is configured. Docker Hub has no
 // such names, other defaults may.
 //
-// Lists are read into memory (up to 8 MiB) and then sent. A list that ends
-// early would be shorter, not broken, to a client.
+// Lists are read into memory (origin.MaxList bytes) and then sent. A list that
+// ends early would be shorter, not broken, to a client. Each page is remembered
+// under its own query, its text as a blob of the cache, so that it is evicted
+// like one. It is remembered before it is sent, at the price of an fsync: lists
+// are rare, and what a client has seen can be seen again.
+//
+// What can't be kept is passed on. When the cache has no room for a chunk
+// (cache.ErrFull), or the disk does not take it (pull.ErrStore), or does not give
+// back what it took, the rest of the response comes from the origin and is kept
+// nowhere. Its end is as safe as otherwise: all of the blob runs through the
+// digest, from byte 0, and the last 32 KiB of the response are held back until
+// the digest is right. What is here, and so what the client has already, is read
+// back from the cache for it and not fetched again. The costs: a Range of a blob
+// that is not here moves all of the blob, since nothing less can be verified; no
+// two clients share what is passed on; and a response that goes on like this after
+// n bytes waits until they have been read and hashed, about a second for a
+// gigabyte or two. A chunk, the one that found no room, comes twice.
+//
+// Of a file that is whole and ends too soon, or can't be read, Config.Doubt is
+// told, and the client gets the rest in the same way: half of the clients would
+// fail at a cut. Only several ranges at once are cut, since where in them it
+// happened only http.ServeContent knows. The file is given to it with the size
+// that the blob has, or it would take what is left for all there is.
+//
+// The metrics have the sources of metrics.go as a label, not statuses: an
+// operator wants to know what the cache is good for, and the log has the status.
+// Upstreams have their configured names, and all others are "other": under "*"
+// clients could make up any number. A HEAD counts as a hit if what it describes
+// is whole here.
+//
+// Departure: a multipart answer is flushed part by part. net/http would hold a
+// short first part back until the next one has come from the origin.
 package mirror

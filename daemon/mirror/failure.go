@@ -50,9 +50,6 @@ func fail(status int, code, format string, args ...any) error {
 // errDraining is what a new pull gets from a daemon that is going down.
 var errDraining = errors.New("this mirror is shutting down: ask the registry itself, or again in a moment")
 
-// errTooLong is a list of tags or referrers that is longer than maxPass.
-var errTooLong = errors.New("list is too long")
-
 // status decides what a client is told about err: the status of HTTP and the
 // code of the distribution API. See doc.go for the reasons.
 func status(k kind, err error) (int, string) {
@@ -68,8 +65,8 @@ func status(k kind, err error) (int, string) {
 		{origin.ErrDenied, http.StatusForbidden, codeDenied},
 		{origin.ErrUnknownUpstream, http.StatusNotFound, codeNameUnknown},
 		{origin.ErrNotFound, http.StatusNotFound, unknown(k)},
+		{origin.ErrOffline, http.StatusNotFound, unknown(k)},
 		{origin.ErrTooLarge, http.StatusBadGateway, codeSizeInvalid},
-		{errTooLong, http.StatusBadGateway, codeSizeInvalid},
 		{cache.ErrSize, http.StatusBadGateway, codeSizeInvalid},
 		{cache.ErrDigest, http.StatusBadGateway, codeDigestInvalid},
 		{cache.ErrCorrupt, http.StatusBadGateway, codeDigestInvalid},
@@ -141,7 +138,7 @@ func writeError(w http.ResponseWriter, req request, err error) {
 		Reference:  req.reference(),
 	}}}}) // strings into a buffer: can't fail
 	h := w.Header()
-	for _, name := range []string{"Accept-Ranges", "Docker-Content-Digest", "Etag"} {
+	for _, name := range []string{"Accept-Ranges", "Age", "Docker-Content-Digest", "Etag", "Warning"} {
 		h.Del(name)
 	}
 	if code != http.StatusRequestedRangeNotSatisfiable {

@@ -203,7 +203,9 @@ func TestCut(t *testing.T) {
 			})
 		}},
 		{"the origin sends other content", func(b *bed) {
-			b.reg.SetFaults(registry.Faults{WrongBytes: -1})
+			// Slow enough for the first bytes to be out when the last are found
+			// to be wrong.
+			b.reg.SetFaults(registry.Faults{WrongBytes: -1, Rate: 8 * mib})
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -6,16 +6,17 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/shoal-project/shoal/cache"
 	"github.com/shoal-project/shoal/daemon/origin"
 	"github.com/shoal-project/shoal/daemon/policy"
 	"github.com/shoal-project/shoal/daemon/pull"
+	"github.com/shoal-project/shoal/proto"
 )
 
 // How long a client waits for the headers of a response. See doc.go.
@@ -28,19 +29,37 @@ const (
 	firstByteWithin = 5 * time.Second
 )
 
-// Config is what a Handler needs. Gate, Puller and Origin must be set.
+// Config is what a Handler needs. Gate, Puller, Origin and Cache must be set.
 type Config struct {
 	Gate   *policy.Gate
 	Puller *pull.Puller
 	Origin *origin.Client
+	// Cache is the Puller's. Lists are kept in it.
+	Cache *cache.Cache
 	// Default is the upstream of requests that name none, such as "docker.io".
 	// Empty: they are refused.
 	Default string
 	// Prefetch starts the config and the layers of a manifest when it is
 	// served.
 	Prefetch bool
+	// Upstreams are the names that the metrics tell apart. All others are one.
+	Upstreams []string
+	// MaxStale is the greatest age at which a list is served when the upstream
+	// does not answer. While the node is offline by its configuration any age
+	// will do. Default: no bound.
+	MaxStale time.Duration
+	// Through returns the source of content that is passed on to a client
+	// because there is no room for it here. Default: Origin's.
+	Through func(proto.Origin) pull.Source
+	// SourceOf says where most of a blob comes from that is still arriving:
+	// "peer" or "origin". Default: the Puller's word.
+	SourceOf func(proto.Digest) string
+	// Doubt is told of a blob that is whole here and could not be read. It must
+	// not block. Default: the Cache's Doubt.
+	Doubt func(proto.Digest)
 	// Log gets a line at debug level per request, and one at warning level per
-	// request that this node failed. Nil is silent.
+	// request that this node failed or answered with something stale. Nil is
+	// silent.
 	Log *slog.Logger
 	// Registry gets the metrics. Nil counts without registering.
 	Registry prometheus.Registerer
@@ -52,7 +71,13 @@ type Handler struct {
 	gate      *policy.Gate
 	puller    *pull.Puller
 	origin    *origin.Client
+	cache     *cache.Cache
+	through   func(proto.Origin) pull.Source
+	sourceOf  func(proto.Digest) string
+	doubt     func(proto.Digest)
 	def       string
+	upstreams []string // in lower case
+	maxStale  time.Duration
 	prefetch  bool
 	log       *slog.Logger
 	metrics   *metrics
@@ -60,6 +85,7 @@ type Handler struct {
 	firstByte time.Duration // firstByteWithin
 
 	draining atomic.Bool
+	foreign  foreign
 }
 
 // New returns a Handler. It panics if Registry has a mirror's metrics already.
@@ -67,10 +93,29 @@ func New(cfg Config) *Handler {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Through == nil {
+		cfg.Through = func(o proto.Origin) pull.Source { return cfg.Origin.Source(o) }
+	}
+	if cfg.SourceOf == nil {
+		cfg.SourceOf = cfg.Puller.SourceOf
+	}
+	if cfg.Doubt == nil {
+		cfg.Doubt = cfg.Cache.Doubt
+	}
+	upstreams := make([]string, len(cfg.Upstreams))
+	for i, name := range cfg.Upstreams {
+		upstreams[i] = strings.ToLower(name)
+	}
 	return &Handler{
 		gate:      cfg.Gate,
 		puller:    cfg.Puller,
 		origin:    cfg.Origin,
+		cache:     cfg.Cache,
+		through:   cfg.Through,
+		sourceOf:  cfg.SourceOf,
+		doubt:     cfg.Doubt,
+		upstreams: upstreams,
+		maxStale:  cfg.MaxStale,
 		def:       strings.ToLower(cfg.Default),
 		prefetch:  cfg.Prefetch,
 		log:       cfg.Log,
@@ -112,8 +157,13 @@ const bodyWithin = 10 * time.Second
 type visit struct {
 	request
 	start time.Time
-	from  string // fromDisk or fromPull, of a body of content
-	cut   bool   // the response ended before its Content-Length
+	// source is where the content comes from, and arriving the blob that was
+	// still on its way when asked for: then the source shows later. Both are
+	// zero without content.
+	source   string
+	arriving proto.Digest
+	stale    bool // the answer is what was remembered
+	cut      bool // the response ended before its Content-Length
 }
 
 // ServeHTTP answers one request.
@@ -177,24 +227,10 @@ func (h *Handler) ping(w *response) error {
 	return nil
 }
 
-// statusGone is what the metrics say of a request whose client went away before
-// there was an answer. nginx uses the same number.
-const statusGone = 499
-
 // account counts the request and logs it.
 func (h *Handler) account(w *response, r *http.Request, v *visit, content int64, err error) {
 	gone := r.Context().Err() != nil
-	code := w.status
-	if gone && code >= http.StatusInternalServerError {
-		code = statusGone
-	}
-	h.metrics.requests.WithLabelValues(string(v.kind), strconv.Itoa(code)).Inc()
-	if v.from != "" && content > 0 {
-		h.metrics.bytes.WithLabelValues(v.from).Add(float64(content))
-		if v.from == fromDisk {
-			h.metrics.disk.Add(content)
-		}
-	}
+	source := h.count(r.Context(), w, v, content, err)
 	level, text := slog.LevelDebug, "request"
 	switch {
 	case v.cut && !gone:
@@ -213,7 +249,7 @@ func (h *Handler) account(w *response, r *http.Request, v *visit, content int64,
 		slog.String("reference", v.reference()),
 		slog.Int("status", w.status),
 		slog.Int64("bytes", w.bytes),
-		slog.String("from", v.from),
+		slog.String("source", source),
 		slog.Duration("duration", time.Since(v.start)),
 		slog.String("client", r.RemoteAddr),
 	}

@@ -94,7 +94,7 @@ func TestBadRequests(t *testing.T) {
 	if !bytes.Equal(got.Bytes(), want) {
 		t.Errorf("what clients are told has changed (go test -update writes %s):\n%s", golden, got.Bytes())
 	}
-	if n := b.reg.Count(); n.ManifestHeads+n.ManifestGets+n.BlobHeads+n.BlobGets+n.Other != 0 {
+	if n := b.reg.Count(); n.ManifestHeads+n.ManifestGets+n.BlobHeads+n.BlobGets+n.Lists+n.Other != 0 {
 		t.Errorf("the origin was asked: %+v", n)
 	}
 }

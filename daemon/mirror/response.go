@@ -3,12 +3,12 @@ package mirror
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"net/http"
-	"os"
-	"sync"
+	"strconv"
+	"sync/atomic"
+	"syscall"
 	"time"
-
-	"github.com/shoal-project/shoal/cache"
 )
 
 // A response is what a handler writes to. It counts, and it gives a handler a
@@ -26,7 +26,13 @@ type response struct {
 	// serving says that http.ServeContent is at work, whose own errors are
 	// kept in refused.
 	serving bool
+	// held is the content that is passed on, from the time that some of it is.
+	// The end of a body is not sent before all of it is known to be right. live
+	// says that there may be some.
+	held atomic.Pointer[through]
+	live bool
 
+	copying error // with which the copying of a body ended
 	status  int   // that was sent, or 0
 	bytes   int64 // of the body that were sent
 	refused error // why no success was sent
@@ -68,14 +74,71 @@ func (w *response) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// ReadFrom hands src on as it is, so that the kernel copies a file to a socket.
-func (w *response) ReadFrom(src io.Reader) (int64, error) {
+// ReadFrom hands src on as it is, so that the kernel copies a file to a socket,
+// unless its end may have to be held back.
+func (w *response) ReadFrom(src io.Reader) (n int64, err error) {
 	if err := w.begin(); err != nil {
 		return 0, err
 	}
-	n, err := io.Copy(w.ResponseWriter, src)
+	if w.live {
+		n, err = w.copyHeld(src)
+	} else {
+		n, err = io.Copy(w.ResponseWriter, src)
+	}
 	w.bytes += n
+	w.copying = err
 	return n, err
+}
+
+// holdSize is how much of the end of a body is held back until all of the
+// content is known to be right: no client takes a body without its last bytes
+// for a whole one.
+const holdSize = 32 << 10
+
+// copyHeld copies src to the body and holds back what w.held says.
+func (w *response) copyHeld(src io.Reader) (sent int64, err error) {
+	total, _ := strconv.ParseInt(w.Header().Get("Content-Length"), 10, 64) // ServeContent's own
+	from := total - holdSize - w.bytes                                     // where in src the end begins
+	var end []byte
+	buf := make([]byte, aheadSize)
+	parts := several(w)
+	for err == nil {
+		var n, m int
+		n, err = src.Read(buf)
+		p := buf[:n]
+		if w.held.Load() != nil {
+			now := min(max(from-sent, 0), int64(n))
+			p, end = p[:now], append(end, p[now:]...)
+		}
+		if len(p) == 0 {
+			continue
+		}
+		m, werr := w.ResponseWriter.Write(p)
+		sent += int64(m)
+		if werr != nil {
+			return sent, werr
+		}
+		if parts { // net/http would hold a short part back until the next one is there
+			_ = http.NewResponseController(w.ResponseWriter).Flush()
+		}
+	}
+	if err != io.EOF {
+		return sent, err
+	}
+	if len(end) == 0 {
+		return sent, nil
+	}
+	if err := w.held.Load().verify(); err != nil {
+		return sent, err
+	}
+	n, err := w.ResponseWriter.Write(end)
+	return sent + int64(n), err
+}
+
+// short reports whether a body ended before its time because what it was read
+// from did, and not because the client or the network did.
+func (w *response) short() bool {
+	return w.copying == nil || errors.As(w.copying, new(*fs.PathError)) || errors.Is(w.copying, syscall.EIO)
 }
 
 func (w *response) begin() error {
@@ -104,93 +167,3 @@ func (w *response) serve(r *http.Request, content io.ReadSeeker) error {
 
 // Unwrap lets http.ResponseController reach the connection.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-// A stream is the content of a blob that may still be arriving. It can read
-// ahead of who reads from it, so that a failure shows before anything is sent.
-// One goroutine reads and seeks at a time; finish may be called meanwhile.
-type stream struct {
-	content *cache.Reader
-	// first, if not nil, is called when the first byte has been read.
-	first func()
-
-	mu  sync.Mutex // held during a read; protects the fields below
-	buf []byte     // was read ahead
-	err error      // ends all reads
-}
-
-// aheadSize is how much is read ahead: what io.Copy asks for at once.
-const aheadSize = 32 << 10
-
-// await begins to read at the current position and waits for the first bytes,
-// for at most the given time. It returns the error that the read met, or late
-// if there is no outcome yet. After it the stream is read but not sought in.
-func (s *stream) await(atMost time.Duration) (late bool, err error) {
-	read := make(chan struct{})
-	s.mu.Lock() // for the goroutine: no other read may come before it
-	go func() {
-		defer close(read)
-		defer s.mu.Unlock()
-		buf := make([]byte, aheadSize)
-		n, err := s.content.Read(buf)
-		s.buf, s.err = buf[:n], err
-	}()
-	timer := time.NewTimer(atMost)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true, nil
-	case <-read:
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if len(s.buf) == 0 {
-			return false, s.err
-		}
-		return false, nil
-	}
-}
-
-// Read is part of io.Reader.
-func (s *stream) Read(p []byte) (n int, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case len(s.buf) > 0:
-		n = copy(p, s.buf)
-		s.buf = s.buf[n:]
-	case s.err != nil:
-		return 0, s.err
-	default:
-		n, s.err = s.content.Read(p)
-		err = s.err
-	}
-	if n > 0 && s.first != nil {
-		s.first()
-		s.first = nil
-	}
-	return n, err
-}
-
-// Seek is part of io.Seeker.
-func (s *stream) Seek(offset int64, whence int) (int64, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.err != nil && !errors.Is(s.err, io.EOF) {
-		return 0, s.err
-	}
-	s.err = nil
-	return s.content.Seek(offset, whence)
-}
-
-// finish closes the content, waits for a read of it that is going on, and
-// returns the error that a read met, if it was not the end.
-func (s *stream) finish() error {
-	_ = s.content.Close() // nothing was written; it ends a read
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	err := s.err
-	s.err = os.ErrClosed
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
-	return err
-}

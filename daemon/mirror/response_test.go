@@ -22,7 +22,7 @@ func TestFinishEndsAReadAhead(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer blob.Release()
-	s := &stream{content: blob.NewReader(t.Context())}
+	s := &stream{size: 1, content: blob.NewReader(t.Context()), cancel: func() {}}
 	if late, err := s.await(0); !late || err != nil {
 		t.Fatalf("await = %v, %v, want late", late, err)
 	}

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/shoal-project/shoal/cache"
@@ -19,24 +21,41 @@ import (
 // octets is the media type of a blob (distribution-spec, "Pulling blobs").
 const octets = "application/octet-stream"
 
+// admit asks the gate, and says in the headers if its answer is stale.
+func (h *Handler) admit(ctx context.Context, w *response, v *visit) (origin.Descriptor, error) {
+	a, err := h.gate.Admit(ctx, v.ref)
+	if err == nil && a.Stale != "" {
+		h.outdated(w, v, a.Age, a.Stale)
+	}
+	return a.Descriptor, err
+}
+
+// outdated says in the headers, in the log and in the metrics that the answer is
+// one that was remembered age ago, and why (RFC 9111, section 5.1; the Warning
+// is of RFC 7234, section 5.5.1, and what is there today for this).
+func (h *Handler) outdated(w *response, v *visit, age time.Duration, why string) {
+	v.stale = true
+	w.Header().Set("Warning", `110 - "Response is Stale"`)
+	w.Header().Set("Age", strconv.FormatInt(int64(max(age, 0)/time.Second), 10))
+	h.log.Warn("stale answer", "kind", string(v.kind), "upstream", v.ref.Upstream, "repository", v.ref.Repository,
+		"reference", v.reference(), "age", age.Round(time.Second), "error", why)
+}
+
 // manifest serves a manifest by tag or by digest. All of it is here and
 // verified before the answer begins, so that its status is always the truth.
 func (h *Handler) manifest(w *response, r *http.Request, v *visit) error {
 	ctx, cancel := context.WithTimeout(r.Context(), h.answer)
 	defer cancel()
-	d, err := h.gate.Admit(ctx, v.ref)
+	d, err := h.admit(ctx, w, v)
 	if err != nil {
 		return err
 	}
 	if r.Method == http.MethodHead {
+		v.source = h.described(d.Blob.Digest)
 		describe(w, d.Blob, d.MediaType)
 		return head(w, r, d.Blob)
 	}
-	reader, d, err := h.open(ctx, v.ref, d)
-	if err != nil {
-		return err
-	}
-	data, err := read(reader, v)
+	data, d, err := h.all(ctx, v, d)
 	if err != nil {
 		h.reconsider(v.ref, d, err)
 		return err
@@ -46,16 +65,55 @@ func (h *Handler) manifest(w *response, r *http.Request, v *visit) error {
 	return h.send(w, r, v, bytes.NewReader(data))
 }
 
-// read returns all of a manifest and closes its reader.
-func read(reader *cache.Reader, v *visit) ([]byte, error) {
-	defer reader.Close() // nothing was written
-	content := reader.Content()
-	v.from = from(content)
-	data := make([]byte, reader.Size())
-	if _, err := io.ReadFull(content, data); err != nil {
-		return nil, fmt.Errorf("read manifest: %w", err)
+// all returns the whole of a manifest, verified, and what it turned out to be.
+func (h *Handler) all(ctx context.Context, v *visit, d origin.Descriptor) ([]byte, origin.Descriptor, error) {
+	reader, d, err := h.open(ctx, v.ref, d)
+	data := make([]byte, d.Blob.Size)
+	if err == nil {
+		content := reader.Content()
+		h.comesFrom(v, d, content)
+		_, err = io.ReadFull(content, data)
+		_ = reader.Close() // nothing was written
+		if err == nil {
+			return data, d, nil
+		}
 	}
-	return data, nil
+	if v.source == sourceHit {
+		h.unreadable(d, err)
+	} else if !noRoom(err) {
+		return nil, d, fmt.Errorf("read manifest: %w", err)
+	}
+	v.source, v.arriving = sourceThrough, proto.Digest{}
+	t := h.passOn(ctx, v.ref, d.Blob)
+	defer t.close()
+	if _, err = io.ReadFull(t, data); err == nil {
+		err = t.verify()
+	}
+	return data, d, err
+}
+
+// comesFrom notes whether content is whole here or arriving.
+func (h *Handler) comesFrom(v *visit, d origin.Descriptor, content io.Reader) {
+	if _, ok := content.(*os.File); ok {
+		v.source = sourceHit
+	} else {
+		v.arriving = d.Blob.Digest
+	}
+}
+
+// unreadable doubts a blob that is whole here and can't be read.
+func (h *Handler) unreadable(d origin.Descriptor, err error) {
+	h.log.Warn("blob on disk can't be read, going on with the origin's", "digest", d.Blob.Digest, "error", err)
+	h.doubt(d.Blob.Digest)
+}
+
+// passOn returns the content of a blob for one client. The caller closes it.
+func (h *Handler) passOn(ctx context.Context, ref origin.Ref, b proto.Blob) *through {
+	kept, err := h.cache.Blob(b)
+	if err != nil {
+		kept = nil // it is all from the origin then
+	}
+	return newThrough(ctx, b, kept, h.through(source(ref)))
 }
 
 // learn remembers what the manifest names, before the client can ask for it,
@@ -66,7 +124,10 @@ func (h *Handler) learn(ref origin.Ref, d origin.Descriptor, data []byte) {
 		h.log.Warn("manifest not understood", "upstream", ref.Upstream, "repository", ref.Repository,
 			"digest", d.Blob.Digest, "error", err)
 	}
-	if !h.prefetch {
+	if slices.ContainsFunc(parts, func(p origin.Descriptor) bool { return policy.IsManifest(p.MediaType) }) {
+		h.foreign.learn(data)
+	}
+	if !h.prefetch || h.foreign.has(d.Blob.Digest) {
 		return
 	}
 	from := proto.Origin{Upstream: ref.Upstream, Repository: ref.Repository}
@@ -85,36 +146,101 @@ func (h *Handler) learn(ref origin.Ref, d origin.Descriptor, data []byte) {
 func (h *Handler) blob(w *response, r *http.Request, v *visit) error {
 	ctx, cancel := context.WithTimeout(r.Context(), h.answer)
 	defer cancel()
-	d, err := h.gate.Admit(ctx, v.ref)
+	d, err := h.admit(ctx, w, v)
 	if err != nil {
 		return err
 	}
 	if r.Method == http.MethodHead {
+		v.source = h.described(d.Blob.Digest)
 		describe(w, d.Blob, octets)
 		return head(w, r, d.Blob)
 	}
 	reader, d, err := h.open(r.Context(), v.ref, d)
-	if err != nil {
+	if err != nil && !noRoom(err) {
 		return err
 	}
-	defer reader.Close() // nothing was written
 	describe(w, d.Blob, octets)
-	content := reader.Content()
-	if v.from = from(content); v.from == fromDisk {
-		return h.send(w, r, v, content)
+	if err != nil {
+		return h.arriving(w, r, v, d, nil)
 	}
-	s := &stream{content: reader}
+	defer reader.Close() // nothing was written
+	content := reader.Content()
+	h.comesFrom(v, d, content)
+	if f, ok := content.(*os.File); ok {
+		return h.whole(w, r, v, d, file{f, d.Blob.Size})
+	}
+	return h.arriving(w, r, v, d, reader)
+}
+
+// A file is one of a blob of known size: if it has become shorter than that, the
+// answer must not be what is left of it. To the kernel it is the file itself.
+type file struct {
+	*os.File
+	size int64
+}
+
+// Seek is part of io.Seeker.
+func (f file) Seek(offset int64, whence int) (int64, error) {
+	if whence == io.SeekEnd {
+		offset, whence = offset+f.size, io.SeekStart
+	}
+	return f.File.Seek(offset, whence)
+}
+
+// arriving serves a blob while it comes. Without a reader none of it is kept
+// here.
+func (h *Handler) arriving(w *response, r *http.Request, v *visit, d origin.Descriptor, reader *cache.Reader) error {
+	ctx, cancel := context.WithCancel(r.Context())
+	s := &stream{size: d.Blob.Size, content: reader, cancel: cancel}
+	s.instead = func() *through {
+		h.log.Warn("no room for a blob, passing it on", "upstream", v.ref.Upstream, "repository", v.ref.Repository,
+			"digest", d.Blob.Digest, "size", d.Blob.Size)
+		t := h.passOn(ctx, v.ref, d.Blob)
+		w.held.Store(t)
+		return t
+	}
+	w.live = true
 	w.ready = func() (bool, error) {
 		if w.Header().Get("Content-Length") == "0" || several(w) {
 			return false, nil
 		}
 		return s.await(min(h.firstByte, h.answer-time.Since(v.start)))
 	}
-	err = h.send(w, r, v, s)
-	if cause := s.finish(); err != nil && cause != nil {
+	err := h.send(w, r, v, s)
+	cause := s.finish()
+	if cause == nil && w.held.Load() != nil {
+		cause = w.copying
+	}
+	if err != nil && cause != nil {
 		h.reconsider(v.ref, d, cause)
 		return cause
 	}
+	return err
+}
+
+// whole serves a blob from its file. If the disk does not give all of it, the
+// rest comes from the origin, and the client notices nothing.
+func (h *Handler) whole(w *response, r *http.Request, v *visit, d origin.Descriptor, content file) error {
+	err := h.send(w, r, v, content)
+	if err == nil || !v.cut || !w.short() {
+		return err
+	}
+	h.unreadable(d, errors.Join(err, w.copying))
+	if several(w) {
+		return err // which of them it is in, only ServeContent knows
+	}
+	var start, length int64
+	_, _ = fmt.Sscanf(w.Header().Get("Content-Range"), "bytes %d-", &start) // none: from the start
+	length, _ = strconv.ParseInt(w.Header().Get("Content-Length"), 10, 64)
+	t := h.passOn(r.Context(), v.ref, d.Blob)
+	defer t.close()
+	w.held.Store(t)
+	w.live = true
+	if err := t.seek(start + w.bytes); err != nil {
+		return err
+	}
+	_, err = w.ReadFrom(io.LimitReader(t, length-w.bytes))
+	v.cut = w.bytes < length
 	return err
 }
 
@@ -134,11 +260,12 @@ func (h *Handler) open(ctx context.Context, ref origin.Ref, d origin.Descriptor)
 	}
 	ref.Tag, ref.Digest = "", d.Blob.Digest
 	h.gate.Forget(ref)
-	if d, err = h.gate.Admit(ctx, ref); err != nil {
+	a, err := h.gate.Admit(ctx, ref)
+	if err != nil {
 		return nil, d, err
 	}
-	reader, err = h.puller.Open(ctx, d.Blob, source(ref))
-	return reader, d, err
+	reader, err = h.puller.Open(ctx, a.Blob, source(ref))
+	return reader, a.Descriptor, err
 }
 
 // reconsider forgets that the repository has d if the pull of it failed in a
@@ -155,13 +282,6 @@ func (h *Handler) reconsider(ref origin.Ref, d origin.Descriptor, err error) {
 
 func source(ref origin.Ref) proto.Origin {
 	return proto.Origin{Upstream: ref.Upstream, Repository: ref.Repository, Manifest: ref.Manifest}
-}
-
-func from(content io.Reader) string {
-	if _, ok := content.(*os.File); ok {
-		return fromDisk
-	}
-	return fromPull
 }
 
 // describe sets the headers that say what follows. A blob is never encoded,
@@ -188,7 +308,7 @@ func head(w *response, r *http.Request, b proto.Blob) error {
 // returns why nothing was sent, or that less was sent than was said. The caller
 // knows why.
 func (h *Handler) send(w *response, r *http.Request, v *visit, content io.ReadSeeker) error {
-	observe := func() { h.metrics.firstByte.Observe(time.Since(v.start).Seconds()) }
+	observe := func() { h.observeFirst(w, v) }
 	if s, ok := content.(*stream); ok {
 		s.first = observe
 	} else {
