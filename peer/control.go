@@ -35,6 +35,9 @@ const (
 	// ControlProtocol is the libp2p protocol of the control streams. What is
 	// said on them is proto's matter, which settles a version of its own.
 	ControlProtocol = "/shoal/schedule/1"
+	// JobProtocol is the libp2p protocol of the streams on which one node asks
+	// another to bring images. What is said on them is package jobs's matter.
+	JobProtocol = "/shoal/job/1"
 
 	// negotiateWithin bounds agreeing on the protocol of a new stream.
 	negotiateWithin = 3 * time.Second
@@ -52,17 +55,20 @@ const (
 	streamWindow = 1 << 20
 )
 
+// A handler does what is asked on a stream that came in.
+type handler func(ctx context.Context, from string, s io.ReadWriteCloser)
+
 // controlPlane is the libp2p half of a Host: the streams between nodes and
-// schedulers, over the shared port.
+// schedulers, and those of jobs, over the shared port.
 type controlPlane struct {
-	log     *slog.Logger
-	members *members
-	front   *front
-	swarm   *swarm.Swarm
-	store   peerstore.Peerstore
-	mux     *mss.MultistreamMuxer[protocol.ID]
-	handler func(ctx context.Context, from string, s io.ReadWriteCloser)
-	within  time.Duration // negotiateWithin
+	log      *slog.Logger
+	members  *members
+	front    *front
+	swarm    *swarm.Swarm
+	store    peerstore.Peerstore
+	mux      *mss.MultistreamMuxer[protocol.ID]
+	handlers map[protocol.ID]handler // by protocol; not changed once it runs
+	within   time.Duration           // negotiateWithin
 
 	ctx    context.Context // of the handlers
 	cancel context.CancelFunc
@@ -92,11 +98,12 @@ func newControlPlane(key crypto.PrivKey, id libp2ppeer.ID, f *front, log *slog.L
 	}
 	c := &controlPlane{
 		log: log, members: f.members, front: f, store: store,
-		within:  negotiateWithin,
-		mux:     mss.NewMultistreamMuxer[protocol.ID](),
-		streams: make(map[*stream]struct{}),
-		opening: make(map[libp2ppeer.ID]int),
-		drained: make(chan struct{}),
+		within:   negotiateWithin,
+		mux:      mss.NewMultistreamMuxer[protocol.ID](),
+		handlers: make(map[protocol.ID]handler),
+		streams:  make(map[*stream]struct{}),
+		opening:  make(map[libp2ppeer.ID]int),
+		drained:  make(chan struct{}),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	err = c.build(key, id)
@@ -219,10 +226,10 @@ func (c *controlPlane) leave(s *stream) {
 	c.checkDrained()
 }
 
-// handle sets the handler of streams that come in.
-func (c *controlPlane) handle(f func(ctx context.Context, from string, s io.ReadWriteCloser)) {
-	c.handler = f
-	c.mux.AddHandler(ControlProtocol, nil)
+// handle sets the handler of streams of a protocol that come in.
+func (c *controlPlane) handle(p protocol.ID, f handler) {
+	c.handlers[p] = f
+	c.mux.AddHandler(p, nil)
 }
 
 // serve runs the handler on a stream that came in. libp2p calls it in a
@@ -235,7 +242,7 @@ func (c *controlPlane) serve(in network.Stream) {
 	defer c.tasks.Done()
 	from := in.Conn().RemotePeer()
 	_ = in.SetDeadline(time.Now().Add(c.within))
-	_, _, err := c.mux.Negotiate(in)
+	what, _, err := c.mux.Negotiate(in)
 	_ = in.SetDeadline(time.Time{}) // before enter, after which stop may set one
 	s := &stream{s: in, plane: c, served: true}
 	if err == nil && !c.enter(s) {
@@ -247,7 +254,7 @@ func (c *controlPlane) serve(in network.Stream) {
 		return
 	}
 	defer s.Close()
-	c.handler(c.ctx, from.String(), s)
+	c.handlers[what](c.ctx, from.String(), s)
 }
 
 // part closes the connections of those who are not members any more.
@@ -263,8 +270,8 @@ func (c *controlPlane) part() {
 	}
 }
 
-// open opens a control stream to the peer id at addr.
-func (c *controlPlane) open(ctx context.Context, id libp2ppeer.ID, addr string) (*stream, error) {
+// open opens a stream of a protocol to the peer id at addr.
+func (c *controlPlane) open(ctx context.Context, what protocol.ID, id libp2ppeer.ID, addr string) (*stream, error) {
 	addrs, err := multiaddrs(ctx, addr)
 	if err != nil {
 		return nil, err
@@ -276,7 +283,7 @@ func (c *controlPlane) open(ctx context.Context, id libp2ppeer.ID, addr string) 
 	var s network.Stream
 	for range openTries {
 		var conn network.Conn
-		s, conn, err = c.try(ctx, id)
+		s, conn, err = c.try(ctx, what, id)
 		if err == nil || ctx.Err() != nil || !dead(conn, err) {
 			break
 		}
@@ -344,7 +351,7 @@ func dead(conn network.Conn, err error) bool {
 
 // try opens a stream once. On an error it returns the connection, if there was
 // one.
-func (c *controlPlane) try(ctx context.Context, id libp2ppeer.ID) (network.Stream, network.Conn, error) {
+func (c *controlPlane) try(ctx context.Context, what protocol.ID, id libp2ppeer.ID) (network.Stream, network.Conn, error) {
 	// libp2p refuses to dial for 5 s after a failed attempt. The caller decides
 	// when to try again.
 	c.swarm.Backoff().Clear(id)
@@ -354,13 +361,13 @@ func (c *controlPlane) try(ctx context.Context, id libp2ppeer.ID) (network.Strea
 	}
 	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
 	_ = s.SetDeadline(time.Now().Add(c.within))
-	err = mss.SelectProtoOrFail(protocol.ID(ControlProtocol), s)
+	err = mss.SelectProtoOrFail(what, s)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
 	if err != nil {
 		_ = s.Reset()
-		return nil, s.Conn(), fmt.Errorf("agreeing on %s: %w", ControlProtocol, errors.Join(err, ctx.Err()))
+		return nil, s.Conn(), fmt.Errorf("agreeing on %s: %w", what, errors.Join(err, ctx.Err()))
 	}
 	_ = s.SetDeadline(time.Time{})
 	return s, s.Conn(), nil
@@ -420,7 +427,17 @@ func (g *gater) InterceptSecured(dir network.Direction, id libp2ppeer.ID, addrs 
 // there or a new one. ctx bounds the opening only. The other end gets this
 // node's peer ID, proven, and refuses it if it is not a member there.
 func (h *Host) OpenControl(ctx context.Context, m proto.Member) (io.ReadWriteCloser, error) {
-	fail := func(err error) error { return fmt.Errorf("control stream to %s at %s: %w", m.ID, m.Addr, err) }
+	return h.open(ctx, ControlProtocol, "control", m)
+}
+
+// OpenJob opens a stream to m on which it can be asked to bring images, as
+// OpenControl opens one for scheduling.
+func (h *Host) OpenJob(ctx context.Context, m proto.Member) (io.ReadWriteCloser, error) {
+	return h.open(ctx, JobProtocol, "job", m)
+}
+
+func (h *Host) open(ctx context.Context, what protocol.ID, name string, m proto.Member) (io.ReadWriteCloser, error) {
+	fail := func(err error) error { return fmt.Errorf("%s stream to %s at %s: %w", name, m.ID, m.Addr, err) }
 	id, err := libp2ppeer.Decode(m.ID)
 	if err != nil {
 		return nil, fail(fmt.Errorf("not a peer ID: %w", err))
@@ -432,7 +449,7 @@ func (h *Host) OpenControl(ctx context.Context, m proto.Member) (io.ReadWriteClo
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(h.ctx, cancel)()
-	s, err := h.control.open(ctx, id, m.Addr)
+	s, err := h.control.open(ctx, what, id, m.Addr)
 	if err != nil {
 		return nil, fail(err)
 	}

@@ -90,6 +90,35 @@ func TestControl(t *testing.T) {
 	}
 }
 
+// Streams of jobs go to the handler of jobs, over the same connection.
+func TestJobs(t *testing.T) {
+	t.Parallel()
+	job := func(_ context.Context, from string, s io.ReadWriteCloser) {
+		_, _ = io.WriteString(s, "job of "+from)
+	}
+	a, b := newNode(t), controlNode(t, echo)
+	a.HandleControl(echo)
+	a.HandleJobs(job)
+	a.run(t)
+	fleet(a, b)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	s, err := b.OpenJob(ctx, a.member())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if said, err := io.ReadAll(s); err != nil || string(said) != "job of "+b.ID() {
+		t.Errorf("the job stream says %q, %v", said, err)
+	}
+	control := b.open(t, a.member())
+	defer control.Close()
+	say(t, b, control, "hello")
+	if _, err := a.OpenJob(ctx, b.member()); err == nil || !strings.Contains(err.Error(), "job stream to "+b.ID()) || !strings.Contains(err.Error(), JobProtocol) {
+		t.Errorf("a job for a node that has no handler: %v", err)
+	}
+}
+
 func TestControlByName(t *testing.T) {
 	t.Parallel()
 	a, b := controlNode(t, echo), controlNode(t, echo)

@@ -1,6 +1,7 @@
 // Package peer is this process among its peers: the identity by which they
-// know it, the chunks that it gives them and asks of them, and the control
-// streams between nodes and schedulers. All of it goes over one port.
+// know it, the chunks that it gives them and asks of them, the control streams
+// between nodes and schedulers, and those on which one node asks another to
+// bring images (jobs). All of it goes over one port.
 //
 // # The port
 //
@@ -8,7 +9,7 @@
 //
 //	0x16       a TLS handshake: the data plane, HTTP/1.1 over TLS 1.3
 //	A to Z     an HTTP method: the data plane in plain HTTP, only if peer.security is none
-//	0x13       multistream-select: libp2p with TLS and yamux, for control streams
+//	0x13       multistream-select: libp2p with TLS and yamux, for the streams of control and of jobs
 //
 // Both kinds of TLS are mutual, with the certificates of libp2p's TLS
 // handshake (libp2p specs, tls/tls.md): each is made by its owner and signed

@@ -279,7 +279,13 @@ func (h *Host) SetMembers(ms []proto.Member) {
 // Run ends, ctx ends and reads fail; f can still write for a second and must
 // return.
 func (h *Host) HandleControl(f func(ctx context.Context, from string, s io.ReadWriteCloser)) {
-	h.control.handle(f)
+	h.control.handle(ControlProtocol, f)
+}
+
+// HandleJobs sets what is done with job streams that others open, as
+// HandleControl does for control streams; call it before Run.
+func (h *Host) HandleJobs(f func(ctx context.Context, from string, s io.ReadWriteCloser)) {
+	h.control.handle(JobProtocol, f)
 }
 
 // begin counts one more task, unless the Host is closed.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -246,6 +247,9 @@ func (t *transfer) send(upto int64) error {
 		n, err := io.CopyN(t.w, t.file, may)
 		t.off += n
 		t.server.served.Add(float64(n))
+		if errors.Is(err, io.EOF) || errors.Is(err, syscall.EIO) {
+			t.server.cache.Doubt(t.blob.Blob().Digest) // the file has not given what it should
+		}
 		if err != nil {
 			return err
 		}
