@@ -7,6 +7,29 @@ import (
 	"github.com/shoal-project/shoal/proto"
 )
 
+// Mode is what can be switched at run time.
+type Mode struct {
+	// Offline: no origin is contacted.
+	Offline bool `json:"offline"`
+}
+
+// Pattern is the body of a request about a pin.
+type Pattern struct {
+	Pattern string `json:"pattern"`
+}
+
+// Collection says how the cache is cleaned up.
+type Collection struct {
+	// DryRun says what would go, and removes nothing.
+	DryRun bool `json:"dryRun,omitempty"`
+}
+
+// Failure is the body of every answer under /v1/ that is not a success.
+type Failure struct {
+	// Error is for a person.
+	Error string `json:"error"`
+}
+
 // Status is what a node says of itself at one moment.
 type Status struct {
 	// Version of the binary.
@@ -17,6 +40,8 @@ type Status struct {
 	Zone string `json:"zone,omitempty"`
 	// Roles as text: daemon, scheduler, or both with a plus sign between.
 	Roles string `json:"roles"`
+	// Mirror is the host:port of its door for runtimes; empty without one.
+	Mirror string `json:"mirror,omitempty"`
 	// UptimeSeconds is the time since the start.
 	UptimeSeconds float64 `json:"uptimeSeconds"`
 	// Ready is what /readyz says, Reason why not.
