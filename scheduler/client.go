@@ -21,7 +21,8 @@ type ClientConfig struct {
 	// Holds lists the blobs that are whole on this node.
 	Holds func() []proto.Blob
 	// Sums returns the chunk sums of a blob that this node has, in order, the
-	// zero Sum where it knows none, or nil if it has nothing of the blob.
+	// zero Sum where it knows none, or nil if it has nothing of the blob. It may
+	// block.
 	Sums func(d proto.Digest) []proto.Sum
 	// Call starts to bring a blob from its origin for others. It must not
 	// block.
@@ -277,15 +278,25 @@ func (c *Client) receive(box *mailbox, m proto.Message) {
 			box.put(&proto.Decline{Digest: m.Blob.Digest, Reason: err.Error()})
 		}
 	case *proto.Ask:
-		sums := c.cfg.Sums(m.Digest)
-		if sums == nil {
-			box.put(&proto.Part{Digest: m.Digest})
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if !c.closed {
+			c.wg.Go(func() { c.answer(box, m.Digest) })
 		}
-		first := 0
-		for part := range slices.Chunk(sums, proto.SumsPerFrame) {
-			box.put(&proto.Sums{Digest: m.Digest, First: first, Sums: part})
-			first += len(part)
-		}
+	}
+}
+
+// answer tells what is known of a blob's sums. It may take as long as to read
+// the blob, so that leases must not wait for it.
+func (c *Client) answer(box *mailbox, d proto.Digest) {
+	sums := c.cfg.Sums(d)
+	if sums == nil {
+		box.put(&proto.Part{Digest: d})
+	}
+	first := 0
+	for part := range slices.Chunk(sums, proto.SumsPerFrame) {
+		box.put(&proto.Sums{Digest: d, First: first, Sums: part})
+		first += len(part)
 	}
 }
 
