@@ -63,7 +63,14 @@ type Config struct {
 	// Kubernetes grants before it kills.
 	Drain time.Duration `koanf:"drain" help:"how long running pulls may go on after SIGTERM, such as 20s"`
 
+	// Offline forbids any request to an origin: what is neither here nor at a
+	// peer is a 404. `shoal offline` switches it at run time, until the next
+	// start. Default: false.
+	Offline bool `koanf:"offline" help:"never contact an origin"`
+
 	Mirror MirrorConfig `koanf:"mirror"`
+	Tags   TagsConfig   `koanf:"tags"`
+	Cache  CacheConfig  `koanf:"cache"`
 	Peer   PeerConfig   `koanf:"peer"`
 	Gossip GossipConfig `koanf:"gossip"`
 	Admin  AdminConfig  `koanf:"admin"`
@@ -76,6 +83,12 @@ type Config struct {
 	// the default as a whole, so that leaving a registry out forbids it.
 	// Default: the usual public registries, anonymously.
 	Upstreams map[string]Upstream `koanf:"upstreams" help:"registries that may be reached, as YAML: {registry.local:5000: {url: \"http://10.0.0.3:5000\"}}"`
+
+	// Prefetch lists images that are brought here at certain times.
+	// Default: none.
+	Prefetch []PrefetchConfig `koanf:"prefetch" help:"images to bring at certain times, as YAML: [{image: docker.io/library/alpine:3, at: \"0 5 * * *\"}]"`
+
+	Webhook WebhookConfig `koanf:"webhook"`
 
 	Log LogConfig `koanf:"log"`
 }
@@ -223,6 +236,15 @@ type Upstream struct {
 	// Default: all with auth: anonymous.
 	Allow []string `koanf:"allow"`
 
+	// TagTTL is TagsConfig.TTL for this upstream. Default: that.
+	TagTTL time.Duration `koanf:"tagTTL"`
+
+	// Tags are the TTLs of tags that match a path.Match pattern, before TagTTL:
+	// a duration, or "immutable" for tags that are never pushed anew, such as
+	// {"v*": immutable, latest: 10s}. Of several patterns that match the
+	// longest counts. Default: none.
+	Tags map[string]string `koanf:"tags"`
+
 	// Realms lists hosts (with port if not 443) that the upstream's token
 	// service may be at, beside its own domain. Credentials are sent there,
 	// so a realm that a registry merely names does not count. Default: none.
@@ -249,6 +271,8 @@ func Default() Config {
 		Role:   proto.RoleDaemon,
 		Drain:  20 * time.Second,
 		Mirror: MirrorConfig{Listen: "127.0.0.1:7050", Default: "docker.io", Prefetch: true},
+		Tags:   defaultTags(),
+		Cache:  defaultCache(),
 		Peer:   PeerConfig{Listen: "127.0.0.1:7051", Security: "tls"},
 		Gossip: GossipConfig{Listen: "127.0.0.1:7052"},
 		Admin:  AdminConfig{Listen: "127.0.0.1:7053"},

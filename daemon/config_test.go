@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/shoal-project/shoal/cache"
 	"github.com/shoal-project/shoal/daemon"
 	"github.com/shoal-project/shoal/daemon/rate"
 	"github.com/shoal-project/shoal/proto"
@@ -118,6 +119,43 @@ func TestValidate(t *testing.T) {
 			[]string{`limits.schedule: "20mbit": `, `"20" is not a rate`, `"08:00-19:00 8kbit" is so slow`}},
 		{"too many windows", func(c *daemon.Config) { c.Limits.Schedule = slices.Repeat([]string{"08:00-19:00 20mbit"}, 101) },
 			[]string{"limits.schedule: has 101 windows"}},
+
+		{"tags", func(c *daemon.Config) {
+			c.Tags = daemon.TagsConfig{TTL: -1, NotFound: -1, Revalidate: -1, MaxStale: -1}
+		},
+			[]string{"tags.ttl: ", "tags.notFound: ", "tags.revalidate: ", "tags.maxStale: "}},
+		{"tags not remembered", func(c *daemon.Config) { c.Tags = daemon.TagsConfig{} }, nil},
+		{"tag rules", with(func(u *daemon.Upstream) {
+			u.TagTTL, u.Tags = time.Hour, map[string]string{"v*": "immutable", "latest": "10s"}
+		}), nil},
+		{"tag rules that do not parse", with(func(u *daemon.Upstream) {
+			u.TagTTL, u.Tags = -1, map[string]string{"[": "immutable", "a": "for ever", "app:v1": "1m"}
+		}), []string{".tagTTL: ", `.tags: tag pattern "["`, `.tags: tags that match "a": "for ever" is neither`, ".tags: tag pattern \"app:v1\""}},
+		{"quota", func(c *daemon.Config) {
+			c.Cache.Quota, c.Cache.High, c.Cache.Low = cache.Amount{}, cache.Bytes(5), cache.Amount{}
+		},
+			[]string{"cache.quota: ", "cache.high: \"5\" is not a share", "cache.low: "}},
+		{"watermarks", func(c *daemon.Config) { c.Cache.High, c.Cache.Low = cache.Percent(50), cache.Percent(60) }, []string{"cache.low: 60% is more than cache.high, 50%"}},
+		{"keep", func(c *daemon.Config) { c.Cache.Keep = -1 }, []string{"cache.keep: "}},
+		{"cron", func(c *daemon.Config) { c.Cache.GC, c.Cache.Scrub = "hourly", "0 3 * * 9" },
+			[]string{`cache.gc: "hourly" is not a cron expression: expected exactly 5 fields`, "cache.scrub: "}},
+		{"no cron", func(c *daemon.Config) { c.Cache.GC, c.Cache.Scrub = "", "" }, nil},
+		{"scrub rate", func(c *daemon.Config) { c.Cache.ScrubRate = 1 }, []string{"cache.scrubRate: 8bit is so slow"}},
+		{"pins", func(c *daemon.Config) { c.Cache.Pins = []string{"docker.io/library/*:3*", "sha256:short", ""} }, []string{"cache.pins: ", "cache.pins: "}},
+		{"adopt", func(c *daemon.Config) { c.Cache.Adopt = []string{"content"} }, []string{`cache.adopt: "content" is not an absolute path`}},
+		{"prefetch", func(c *daemon.Config) {
+			c.Prefetch = []daemon.PrefetchConfig{
+				{Image: "alpine:3", At: "0 5 * * *", Platforms: []string{"linux/arm64"}, Nodes: "25%"},
+				{Image: "UPPER", At: "0 5 * * *"}, {Image: "alpine"}, {Image: "alpine", At: "at five"},
+				{Image: "alpine", At: "@daily", Nodes: "some"}, {Image: "alpine", At: "@daily", Platforms: []string{"linux/"}},
+			}
+		}, []string{`prefetch[1]: image "UPPER"`, "prefetch[2].at: is missing", "prefetch[3].at: ", "prefetch[4]: nodes", "prefetch[5]: "}},
+		{"webhook", func(c *daemon.Config) {
+			c.Webhook.Rules = []daemon.WebhookRule{
+				{Repository: "team/**", Tag: "v*", Upstream: "docker.io", Nodes: "zone:eu"},
+				{Repository: "["}, {Tag: "["}, {Upstream: "elsewhere.example"}, {Nodes: "0%"},
+			}
+		}, []string{"webhook.rules[1].repository: ", "webhook.rules[2].tag: ", "webhook.rules[3].upstream: ", "webhook.rules[4]: "}},
 
 		{"no upstreams", func(c *daemon.Config) { c.Upstreams = nil }, []string{"upstreams: ", "mirror.default: "}},
 		{"default not configured", func(c *daemon.Config) { c.Mirror.Default = "quay.example" }, []string{`mirror.default: "quay.example" is not among the upstreams`}},

@@ -7,9 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,12 +15,13 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shoal-project/shoal/cache"
-	"github.com/shoal-project/shoal/daemon/admin"
+	"github.com/shoal-project/shoal/daemon/jobs"
 	"github.com/shoal-project/shoal/daemon/mirror"
 	"github.com/shoal-project/shoal/daemon/origin"
 	"github.com/shoal-project/shoal/daemon/policy"
 	"github.com/shoal-project/shoal/daemon/pull"
 	"github.com/shoal-project/shoal/daemon/rate"
+	"github.com/shoal-project/shoal/daemon/tags"
 	"github.com/shoal-project/shoal/peer"
 	"github.com/shoal-project/shoal/peer/gossip"
 	"github.com/shoal-project/shoal/proto"
@@ -50,10 +49,17 @@ type Daemon struct {
 	server   *scheduler.Server
 	client   *scheduler.Client
 	puller   *pull.Puller
+	tags     *tags.Resolver
+	gate     *policy.Gate
+	jobs     *jobs.Jobs
 	mirror   *mirror.Handler
 	mirrorLn net.Listener // nil: no mirror
 	adminLn  net.Listener // nil: no admin door
 	self     proto.Member
+
+	webhookToken string
+	scrubbing    *rate.Limiter
+	damaged      chan proto.Blob // set aside by the cache, to be fetched again
 
 	closers []func() error // what New opened, in the order of opening
 	streams sync.WaitGroup // control streams to the scheduler in this process
@@ -80,7 +86,7 @@ func New(cfg Config, log *slog.Logger) (*Daemon, error) {
 	d := &Daemon{cfg: cfg, log: log, started: time.Now(), registry: prometheus.NewRegistry()}
 	d.registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
-	for _, open := range []func() error{d.openLimits, d.openStore, d.openOrigin, d.openFleet, d.openDoors} {
+	for _, open := range []func() error{d.openLimits, d.openStore, d.openOrigin, d.openFleet, d.openGate, d.openJobs, d.openDoors} {
 		if err := open(); err != nil {
 			return nil, errors.Join(err, d.Close())
 		}
@@ -101,24 +107,6 @@ func (d *Daemon) Close() error {
 	return errors.Join(errs...)
 }
 
-func (d *Daemon) openStore() error {
-	c, err := cache.Open(d.cfg.Data, cache.Options{
-		Log:      d.log,
-		Registry: d.registry,
-		Whole: func(b proto.Blob) {
-			if d.client != nil {
-				d.client.Hold(b)
-			}
-		},
-	})
-	if err != nil {
-		return fmt.Errorf("data: %w", err)
-	}
-	d.cache = c
-	d.opened(c.Close)
-	return nil
-}
-
 func (d *Daemon) openOrigin() error {
 	upstreams := make(map[string]origin.Upstream, len(d.cfg.Upstreams))
 	for name, u := range d.cfg.Upstreams {
@@ -135,6 +123,7 @@ func (d *Daemon) openOrigin() error {
 	if err != nil {
 		return err
 	}
+	c.SetOffline(d.cfg.Offline)
 	d.origin = c
 	d.opened(func() error { c.Close(); return nil })
 	return nil
@@ -185,6 +174,7 @@ func (d *Daemon) openFleet() error {
 		Join: func(dg proto.Digest, state func() *proto.Join) pull.Swarm {
 			return d.client.Join(dg, state)
 		},
+		Abandon:  !d.cfg.Cache.Finish,
 		Limit:    d.limits.Receive,
 		Cause:    cause,
 		Log:      d.log,
@@ -201,7 +191,7 @@ func (d *Daemon) openFleet() error {
 // cause says what a Source's error means for the scheduler.
 func cause(err error) proto.Cause {
 	switch {
-	case errors.Is(err, origin.ErrDenied), errors.Is(err, origin.ErrUnknownUpstream):
+	case errors.Is(err, origin.ErrDenied), errors.Is(err, origin.ErrUnknownUpstream), errors.Is(err, origin.ErrOffline):
 		return proto.CauseDenied
 	case errors.Is(err, origin.ErrNotFound), errors.Is(err, peer.ErrAbsent):
 		return proto.CauseAbsent
@@ -236,47 +226,6 @@ func (d *Daemon) dial(ctx context.Context, m proto.Member) (io.ReadWriteCloser, 
 	return near, nil
 }
 
-func (d *Daemon) openDoors() error {
-	var rules []policy.Rule
-	for name, u := range d.cfg.Upstreams {
-		if len(u.Allow) > 0 {
-			rules = append(rules, policy.AllowRepositories(name, u.Allow))
-		}
-	}
-	d.mirror = mirror.New(mirror.Config{
-		Gate:   policy.New(policy.Config{Origin: d.origin, Index: d.cache.Index(), Rules: rules, Log: d.log}),
-		Puller: d.puller, Origin: d.origin, Default: d.cfg.Mirror.Default, Prefetch: d.cfg.Mirror.Prefetch,
-		Log: d.log, Registry: d.registry,
-	})
-	var err error
-	if d.mirrorLn, err = d.listen("mirror.listen", d.cfg.Mirror.Listen); err != nil {
-		return err
-	}
-	d.adminLn, err = d.listen("admin.listen", d.cfg.Admin.Listen)
-	return err
-}
-
-// listen opens a door; without an address there is none.
-func (d *Daemon) listen(key, addr string) (net.Listener, error) {
-	if addr == "" {
-		return nil, nil
-	}
-	ln, err := net.Listen("tcp", addr)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("%s: %s is in use by another process: stop it, or set %s to another port: %w", key, addr, key, err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", key, err)
-	}
-	d.opened(func() error {
-		if err := ln.Close(); !errors.Is(err, net.ErrClosed) {
-			return err
-		}
-		return nil
-	})
-	return ln, nil
-}
-
 // Run serves until ctx ends, then drains: new pulls are refused, requests that
 // run may come to an end within the configured time, the node leaves the
 // fleet. It returns nil after a clean stop, or what broke. It frees what New
@@ -293,6 +242,12 @@ func (d *Daemon) Run(ctx context.Context) error {
 	g.Go(func() error { return d.server.Run(broken) })
 	g.Go(func() error { return d.client.Run(broken) })
 	g.Go(func() error { return d.puller.Run(broken) })
+	g.Go(func() error { return d.tags.Run(broken) })
+	g.Go(func() error { return d.jobs.Run(broken) })
+	g.Go(func() error { return d.cache.Run(broken) })
+	g.Go(func() error { return d.cache.Watch(broken) })
+	g.Go(func() error { return d.upkeep(broken) })
+	g.Go(func() error { d.mend(broken); return nil })
 	g.Go(func() error { return d.gossip.Run(broken) })
 	g.Go(func() error { return d.limits.Run(broken) })
 	g.Go(func() error { d.follow(broken); return nil })
@@ -317,55 +272,6 @@ func (d *Daemon) announce() {
 	d.log.Info("shoal is up", "role", d.cfg.Role.String(), "node", d.cfg.Name, "peer", d.self.ID,
 		"mirror", d.MirrorAddr(), "admin", d.AdminAddr(), "peers", d.self.Addr, "gossip", d.gossip.Addr(),
 		"data", d.cfg.Data, "took", time.Since(d.started).Round(time.Millisecond))
-}
-
-// door is a listener with its server.
-type door struct {
-	server *http.Server
-	ln     net.Listener
-}
-
-func (o door) serve() error {
-	if err := o.server.Serve(o.ln); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
-}
-
-func (d *Daemon) doors() []door {
-	var doors []door
-	if d.mirrorLn != nil {
-		doors = append(doors, door{d.mirror.Server(), d.mirrorLn})
-	}
-	if d.adminLn != nil {
-		h := admin.New(admin.Config{Status: d.Status, Ready: d.Ready, Gatherer: d.registry, Log: d.log})
-		doors = append(doors, door{&http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}, d.adminLn})
-	}
-	return doors
-}
-
-// drain refuses new pulls and waits for the requests that run. The admin door
-// stays open meanwhile and tells that the node is not ready.
-func (d *Daemon) drain(doors []door) {
-	d.mu.Lock()
-	d.draining = true
-	d.mu.Unlock()
-	d.log.Info("draining", "within", d.cfg.Drain)
-	d.mirror.Drain()
-	ctx, cancel := context.WithTimeout(context.Background(), d.cfg.Drain)
-	defer cancel()
-	for _, o := range doors { // the mirror is the first
-		if err := o.server.Shutdown(ctx); err != nil {
-			d.log.Warn("requests were cut off: they took longer than drain allows", "addr", o.ln.Addr().String())
-		}
-	}
-	closeAll(doors)
-}
-
-func closeAll(doors []door) {
-	for _, o := range doors {
-		_ = o.server.Close() // the listener's error is nobody's concern now
-	}
 }
 
 // follow passes the gossip's views on until ctx ends.
@@ -394,6 +300,7 @@ func (d *Daemon) follow(ctx context.Context) {
 			d.members, d.classes = view, classify(d.self, view)
 			d.joined = d.joined || len(view) > 1
 			d.mu.Unlock()
+			d.jobs.MembersChanged()
 		}
 	}
 }

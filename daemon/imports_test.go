@@ -23,25 +23,31 @@ const module = "github.com/shoal-project/shoal"
 // code; a new room is added with a reason. "bench/*" stands for every folder
 // under bench.
 var rooms = map[string][]string{
-	"proto":                {},
-	"cache":                {"proto"},
-	"scheduler":            {"proto"},
-	"peer":                 {"cache", "proto"},
-	"peer/gossip":          {"proto"},
-	"daemon/origin":        {"proto"},
-	"daemon/admin":         {"proto"},
+	"proto":         {},
+	"cache":         {"proto"},
+	"scheduler":     {"proto"},
+	"peer":          {"cache", "proto"},
+	"peer/gossip":   {"proto"},
+	"daemon/origin": {"proto"},
+	// daemon/jobs and cache for what the API says of them.
+	"daemon/admin":         {"daemon/jobs", "cache", "proto"},
 	"daemon/rate":          {},
-	"daemon/policy":        {"daemon/origin", "cache", "proto"},
+	"daemon/tags":          {"daemon/origin", "cache", "proto"},
+	"daemon/policy":        {"daemon/tags", "daemon/origin", "cache", "proto"},
 	"daemon/pull":          {"cache", "proto"},
 	"daemon/pull/pulltest": {"daemon/pull", "cache", "proto"},
+	"daemon/jobs":          {"daemon/policy", "daemon/tags", "daemon/pull", "daemon/origin", "cache", "proto"},
 	"daemon/mirror":        {"daemon/policy", "daemon/pull", "daemon/origin", "cache", "proto"},
 	"daemon": {
-		"daemon/mirror", "daemon/policy", "daemon/pull", "daemon/origin", "daemon/admin", "daemon/rate",
+		"daemon/mirror", "daemon/policy", "daemon/tags", "daemon/pull", "daemon/origin", "daemon/jobs", "daemon/admin", "daemon/rate",
 		"peer", "peer/gossip", "scheduler", "cache", "proto",
 	},
-	"bench/*": {"bench/*", "daemon", "daemon/admin", "daemon/rate", "scheduler", "proto"},
-	// daemon/admin for its client, proto for the role that a command names.
-	"cmd/shoal": {"bench/*", "daemon", "daemon/admin", "daemon/rate", "proto"},
+	"bench/*": {"bench/*", "daemon", "daemon/admin", "daemon/jobs", "daemon/rate", "scheduler", "proto"},
+	// daemon/admin for its client, daemon/jobs and cache for what it takes and
+	// returns, proto for the role that a command names.
+	// daemon/origin and daemon/policy for what an image is named with and which
+	// types are manifests, which an export and an import read.
+	"cmd/shoal": {"bench/*", "daemon", "daemon/jobs", "daemon/admin", "daemon/policy", "daemon/origin", "daemon/rate", "cache", "proto"},
 }
 
 // stdOnly are the rooms that import nothing but the standard library.

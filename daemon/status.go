@@ -22,6 +22,7 @@ func (d *Daemon) Status() admin.Status {
 		ID:            d.self.ID,
 		Zone:          d.cfg.Zone,
 		Roles:         d.cfg.Role.String(),
+		Mirror:        d.MirrorAddr(),
 		UptimeSeconds: time.Since(d.started).Seconds(),
 		Members:       admin.Members(members),
 		Bytes: admin.Bytes{

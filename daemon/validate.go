@@ -45,6 +45,10 @@ func (c Config) Validate() error {
 	m.listeners(c)
 	m.fleet(c)
 	m.limits(c.Limits)
+	m.tags(c.Tags)
+	m.cache(c.Cache)
+	m.prefetch(c)
+	m.webhook(c)
 	if len(c.Upstreams) == 0 {
 		m.add("upstreams", "is empty, so that no image can be pulled; name the registries that may be reached, such as docker.io: {}")
 	}
@@ -205,6 +209,7 @@ func (m *mistakes) upstream(name string, u Upstream) {
 	for _, raw := range u.Addresses() {
 		m.url(key, raw)
 	}
+	m.tagRules(key, u)
 	for _, r := range u.Realms {
 		if !validHost(r) {
 			m.add(key+".realms", "%q is not a host; write the host of the token service, such as auth.example.com", r)
