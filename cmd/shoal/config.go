@@ -90,10 +90,14 @@ func redactURL(raw string) string {
 }
 
 // toYAML returns v with its keys in the order of the struct, which is the
-// order of the documentation. Empty keys of upstreams are left out.
-func toYAML(v reflect.Value) *yaml.Node {
+// order of the documentation.
+func toYAML(v reflect.Value) *yaml.Node { return node(v, false) }
+
+// node is toYAML. What stands in a list or under a name of its own, such as an
+// upstream, is sparse: its empty keys are left out.
+func node(v reflect.Value, sparse bool) *yaml.Node {
 	switch {
-	case v.Type().Implements(reflect.TypeFor[encoding.TextMarshaler]()):
+	case isText(v.Type()):
 		text, _ := v.Interface().(encoding.TextMarshaler).MarshalText() // of a value that has been read from a text
 		return scalar(string(text))
 	case v.Type() == reflect.TypeFor[time.Duration]():
@@ -101,8 +105,8 @@ func toYAML(v reflect.Value) *yaml.Node {
 	case v.Kind() == reflect.Struct:
 		n := &yaml.Node{Kind: yaml.MappingNode}
 		for name, f := range fields(v.Type()) {
-			if fv := v.FieldByIndex(f.Index); v.Type() != reflect.TypeFor[daemon.Upstream]() || !fv.IsZero() {
-				n.Content = append(n.Content, scalar(name), toYAML(fv))
+			if fv := v.FieldByIndex(f.Index); !sparse || !isEmpty(fv) {
+				n.Content = append(n.Content, scalar(name), node(fv, sparse))
 			}
 		}
 		return n
@@ -113,14 +117,27 @@ func toYAML(v reflect.Value) *yaml.Node {
 			return compareNames(a.String(), b.String())
 		})
 		for _, name := range names {
-			n.Content = append(n.Content, scalar(name.String()), toYAML(v.MapIndex(name)))
+			n.Content = append(n.Content, scalar(name.String()), node(v.MapIndex(name), true))
+		}
+		return n
+	case isNested(v.Type()):
+		n := &yaml.Node{Kind: yaml.SequenceNode}
+		for i := range v.Len() {
+			n.Content = append(n.Content, node(v.Index(i), true))
 		}
 		return n
 	}
 	n := &yaml.Node{}
-	// Only strings, booleans and lists of strings are left, which encode.
+	// Only strings, numbers, booleans and lists of strings are left, which encode.
 	_ = n.Encode(v.Interface())
 	return n
+}
+
+func isEmpty(v reflect.Value) bool {
+	if v.Kind() == reflect.Map || v.Kind() == reflect.Slice {
+		return v.Len() == 0
+	}
+	return v.IsZero()
 }
 
 // scalar returns a string as a node, quoted where YAML needs it.

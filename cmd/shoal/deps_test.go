@@ -21,7 +21,6 @@ var unlinked = []string{
 	"github.com/rogpeppe/go-internal",
 	"github.com/shoal-project/shoal/bench",
 	"github.com/shoal-project/shoal/daemon/pull/pulltest",
-	"github.com/vbauerster/mpb",
 	"go.uber.org/goleak",
 	"pgregory.net/rapid",
 }

@@ -66,13 +66,13 @@ func (d *decoder) value(n *yaml.Node, t reflect.Type, path []string) any {
 	if n.Kind == yaml.AliasNode {
 		n = n.Alias
 	}
-	switch t.Kind() {
-	case reflect.Struct, reflect.Map:
+	switch {
+	case isGroup(t) || t.Kind() == reflect.Map:
 		return d.mapping(n, t, path)
-	case reflect.Slice:
-		if n.Kind == yaml.SequenceNode {
-			return d.list(n, path)
-		}
+	case isNested(t):
+		return d.mappings(n, t.Elem(), path)
+	case t.Kind() == reflect.Slice && n.Kind == yaml.SequenceNode:
+		return d.list(n, path)
 	}
 	if n.Kind != yaml.ScalarNode {
 		d.add(n, "%s is %s; write a single value", strings.Join(path, "."), kindName(n))
@@ -97,6 +97,32 @@ func (d *decoder) list(n *yaml.Node, path []string) any {
 			continue
 		}
 		list = append(list, item.Value)
+	}
+	return list
+}
+
+// mappings returns n as a list of nested maps, each for a struct t.
+func (d *decoder) mappings(n *yaml.Node, t reflect.Type, path []string) any {
+	list := []any{}
+	if n.Kind != yaml.SequenceNode {
+		d.add(n, "%s is %s; write a list, such as [{key: value}]", strings.Join(path, "."), kindName(n))
+		return nil
+	}
+	for _, item := range n.Content {
+		if item.Kind == yaml.AliasNode {
+			item = item.Alias
+		}
+		if isNull(item) {
+			d.add(item, "%s has an entry with nothing in it; write keys and values, such as {key: value}", strings.Join(path, "."))
+			continue
+		}
+		if item.Kind != yaml.MappingNode {
+			d.add(item, "%s has %s in its list; write keys and values, such as {key: value}", strings.Join(path, "."), kindName(item))
+			continue
+		}
+		if m := d.mapping(item, t, path); m != nil {
+			list = append(list, m)
+		}
 	}
 	return list
 }
@@ -129,7 +155,7 @@ func (d *decoder) mapping(n *yaml.Node, t reflect.Type, path []string) any {
 			continue
 		}
 		seen[k.Value] = true
-		if isNull(v) && elem.Kind() != reflect.Struct {
+		if isNull(v) && !isGroup(elem) {
 			continue // "zone:" with nothing after it is left at its default
 		}
 		if val := d.value(v, elem, p); val != nil {
@@ -176,7 +202,7 @@ func names(t reflect.Type, path []string) []string {
 	for name, f := range fields(t) {
 		p := append(path[:len(path):len(path)], name)
 		out = append(out, strings.Join(p, "."))
-		if f.Type.Kind() == reflect.Struct {
+		if isGroup(f.Type) {
 			out = append(out, names(f.Type, p)...)
 		}
 	}

@@ -39,13 +39,28 @@ func keysOf(t reflect.Type, path []string) []key {
 	var out []key
 	for name, f := range fields(t) {
 		p := append(path[:len(path):len(path)], name)
-		if f.Type.Kind() == reflect.Struct {
+		if isGroup(f.Type) {
 			out = append(out, keysOf(f.Type, p)...)
 			continue
 		}
 		out = append(out, key{path: p, typ: f.Type, help: f.Tag.Get("help")})
 	}
 	return out
+}
+
+// isGroup reports whether t is a group of keys, not a value: a struct that does
+// not read itself from a text.
+func isGroup(t reflect.Type) bool { return t.Kind() == reflect.Struct && !isText(t) }
+
+// isText reports whether a value of t reads itself from a text.
+func isText(t reflect.Type) bool {
+	return reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
+}
+
+// isNested reports whether a value of t has keys inside, so that in a flag or a
+// variable it is written in YAML: a mapping, or a list of mappings.
+func isNested(t reflect.Type) bool {
+	return t.Kind() == reflect.Map || t.Kind() == reflect.Slice && isGroup(t.Elem())
 }
 
 // fields yields the fields of a struct that are keys or groups, by their names
@@ -61,15 +76,15 @@ func fields(t reflect.Type) func(yield func(string, reflect.StructField) bool) {
 	}
 }
 
-// parse turns the text of a flag, a variable or a scalar of the file into a
-// value of t: a string, bool or time.Duration, what reads itself from a text, a
-// comma-separated list, or a mapping in YAML.
+// parse turns the text of a flag, a variable or a scalar of the file into what
+// koanf makes a value of t from: a string, bool or time.Duration, the text of
+// what reads itself from one, a comma-separated list, or what isNested in YAML.
 func parse(text string, t reflect.Type, path []string) (any, error) {
 	switch {
-	case reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()):
-		v := reflect.New(t)
-		err := v.Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(text))
-		return v.Elem().Interface(), err
+	case isText(t):
+		// koanf copies what it is given, without the unexported fields of
+		// structs. A text survives that.
+		return text, reflect.New(t).Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(text))
 	case t == reflect.TypeFor[time.Duration]():
 		d, err := time.ParseDuration(text)
 		if err != nil {
@@ -84,6 +99,8 @@ func parse(text string, t reflect.Type, path []string) (any, error) {
 			return nil, fmt.Errorf("%q is neither true nor false", text)
 		}
 		return b, nil
+	case isNested(t):
+		return parseNested(text, t, path)
 	case t.Kind() == reflect.Slice:
 		list := []string{}
 		for item := range strings.SplitSeq(text, ",") {
@@ -92,23 +109,26 @@ func parse(text string, t reflect.Type, path []string) (any, error) {
 			}
 		}
 		return list, nil
-	case t.Kind() == reflect.Map:
-		return parseMap(text, t, path)
 	}
 	panic("shoal: a key of a type that parse does not know: " + t.String())
 }
 
-// parseMap parses a mapping that stands in a flag or a variable.
-func parseMap(text string, t reflect.Type, path []string) (any, error) {
+// parseNested parses what stands in a flag or a variable for a value of t that
+// isNested.
+func parseNested(text string, t reflect.Type, path []string) (any, error) {
+	what, empty := "a mapping", any(map[string]any{})
+	if t.Kind() == reflect.Slice {
+		what, empty = "a list", []any{}
+	}
 	var doc yaml.Node
 	if err := yaml.Unmarshal([]byte(text), &doc); err != nil {
-		return nil, fmt.Errorf("not a mapping in YAML: %w", err)
+		return nil, fmt.Errorf("not %s in YAML: %w", what, err)
 	}
-	if len(doc.Content) == 0 {
-		return map[string]any{}, nil
+	if len(doc.Content) == 0 || isNull(doc.Content[0]) {
+		return empty, nil
 	}
 	d := decoder{}
-	return d.mapping(doc.Content[0], t, path), errors.Join(d.errs...)
+	return d.value(doc.Content[0], t, path), errors.Join(d.errs...)
 }
 
 // kubelet matches what the kubelet sets in each container for a Service called
@@ -172,10 +192,10 @@ func placeholder(t reflect.Type) string {
 		return "DURATION"
 	case t.Kind() == reflect.Float64:
 		return "RATE"
+	case isNested(t):
+		return "YAML"
 	case t.Kind() == reflect.Slice:
 		return "A,B,…"
-	case t.Kind() == reflect.Map:
-		return "YAML"
 	}
 	return "TEXT"
 }

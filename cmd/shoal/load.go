@@ -2,14 +2,15 @@ package main
 
 import (
 	"context"
+	"encoding"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
+	"reflect"
 
 	"github.com/alecthomas/kong"
 	"github.com/knadh/koanf/providers/confmap"
-	"github.com/knadh/koanf/providers/structs"
 	"github.com/knadh/koanf/v2"
 
 	"github.com/shoal-project/shoal/daemon"
@@ -84,7 +85,7 @@ func defaults(role proto.Role) daemon.Config {
 // are replaced as a whole: what a layer leaves out is meant to be out.
 func merge(c daemon.Config, layers []map[string]any) (daemon.Config, error) {
 	k := koanf.New("/")
-	if err := k.Load(structs.Provider(c, tag), nil); err != nil {
+	if err := k.Load(confmap.Provider(toMap(reflect.ValueOf(c)), ""), nil); err != nil {
 		return c, err
 	}
 	for _, layer := range layers {
@@ -99,6 +100,39 @@ func merge(c daemon.Config, layers []map[string]any) (daemon.Config, error) {
 	out := daemon.Config{Role: c.Role}
 	err := k.UnmarshalWithConf("", &out, koanf.UnmarshalConf{Tag: tag})
 	return out, err
+}
+
+// toMap returns the keys of the struct v, nested as in the file. Values are as
+// parse has them.
+func toMap(v reflect.Value) map[string]any {
+	out := map[string]any{}
+	for name, f := range fields(v.Type()) {
+		out[name] = plainValue(v.FieldByIndex(f.Index))
+	}
+	return out
+}
+
+func plainValue(v reflect.Value) any {
+	switch {
+	case isText(v.Type()):
+		text, _ := v.Interface().(encoding.TextMarshaler).MarshalText() // a default, which is valid
+		return string(text)
+	case v.Kind() == reflect.Struct:
+		return toMap(v)
+	case v.Kind() == reflect.Map:
+		out := map[string]any{}
+		for _, name := range v.MapKeys() {
+			out[name.String()] = plainValue(v.MapIndex(name))
+		}
+		return out
+	case isNested(v.Type()):
+		out := []any{}
+		for i := range v.Len() {
+			out = append(out, toMap(v.Index(i)))
+		}
+		return out
+	}
+	return v.Interface()
 }
 
 // usageError marks a mistake of the person in the command line or the

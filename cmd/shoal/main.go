@@ -20,6 +20,10 @@ type cli struct {
 	Scheduler schedulerCmd `cmd:"" help:"run a scheduler: the fleet's preferred one, and the seed of what it brings from origins"`
 	Config    configCmd    `cmd:"" help:"print or check the effective configuration"`
 	Status    statusCmd    `cmd:"" help:"show what a running node is doing"`
+	Pull      pullCmd      `cmd:"" help:"bring images to the cache of a node, or of many, before they are asked for"`
+	Jobs      jobsCmd      `cmd:"" help:"show, cancel or wait for what shoal pull and the node itself have started"`
+	Cache     cacheCmd     `cmd:"" help:"show, clean, check, pin, export and import what is in the cache of a node"`
+	Offline   offlineCmd   `cmd:"" help:"say whether a node may contact registries, and switch it"`
 	Bench     benchCmd     `cmd:"" help:"measure what a fleet does"`
 	Version   versionCmd   `cmd:"" help:"print the version"`
 }
@@ -37,6 +41,7 @@ func run(args []string) int {
 	parser, err := kong.New(&c,
 		kong.Name("shoal"),
 		kong.Description("A pull-through cache for container images whose nodes fetch from each other."),
+		kong.Vars{"pinHelp": pinHelp},
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 	)
 	if err != nil {

@@ -18,6 +18,9 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/shoal-project/shoal/bench/registry"
+	"github.com/shoal-project/shoal/daemon/admin"
 )
 
 var update = flag.Bool("update", false, "write what the commands print into the scripts' golden files")
@@ -34,13 +37,15 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		UpdateScripts:       *update,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"addrs":  cmdAddrs,
-			"ready":  cmdReady,
-			"get":    cmdGet,
-			"occupy": cmdOccupy,
-			"term":   cmdTerm,
-			"hang":   cmdHang,
-			"ask":    cmdAsk,
+			"addrs":   cmdAddrs,
+			"ready":   cmdReady,
+			"get":     cmdGet,
+			"occupy":  cmdOccupy,
+			"term":    cmdTerm,
+			"hang":    cmdHang,
+			"ask":     cmdAsk,
+			"origin":  cmdOrigin,
+			"members": cmdMembers,
 		},
 		Condition: func(name string) (bool, error) {
 			if name == "root" {
@@ -116,6 +121,27 @@ func cmdReady(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Fatalf("%s: still %s", args[0], last)
 }
 
+// cmdMembers waits until a node knows that many members: members ADDR N. It
+// polls, as a supervisor does.
+func cmdMembers(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: members ADDR N")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for ctx.Err() == nil {
+		s, err := admin.NewClient(args[0]).Status(ctx)
+		if err == nil && strconv.Itoa(len(s.Members)) == args[1] {
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	ts.Fatalf("%s does not know %s members", args[0], args[1])
+}
+
 // cmdGet asks for a URL and prints the body: get URL STATUS.
 func cmdGet(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
@@ -162,6 +188,35 @@ func cmdHang(ts *testscript.TestScript, neg bool, args []string) {
 		srv.Close()
 	})
 	ts.Setenv(args[0], srv.Listener.Addr().String())
+}
+
+// cmdOrigin starts a registry and puts its address into a variable, and the
+// digests of what it has into others: origin NAME. It has the image team/app:v1
+// and the index team/multi:v1, for linux/amd64 and linux/arm64.
+func cmdOrigin(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: origin NAME")
+	}
+	reg := registry.New(registry.Options{})
+	srv := httptest.NewServer(reg)
+	ts.Defer(func() {
+		srv.Close()
+		reg.Close()
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	app, err := registry.PushImage(ctx, srv.URL, "team/app", "v1", []int64{1 << 20, 1000}, 1)
+	ts.Check(err)
+	index, err := pushIndex(ctx, srv.URL, "team/multi", "v1", "linux/amd64", "linux/arm64")
+	ts.Check(err)
+	multi, err := index.Digest()
+	ts.Check(err)
+	ts.Setenv(args[0], srv.URL)
+	ts.Setenv("APP", app.Manifest.Digest.String())
+	ts.Setenv("APP_HEX", app.Manifest.Digest.Hex())
+	ts.Setenv("LAYER", app.Layers[0].Digest.String())
+	ts.Setenv("LAYER_HEX", app.Layers[0].Digest.Hex())
+	ts.Setenv("MULTI", multi.String())
 }
 
 // askedKey is the key of the channel that tells that the registry of hang was
