@@ -10,7 +10,7 @@ COUNT    ?= 1
 # Static binaries, the same for the same commit wherever they are built.
 BUILD = CGO_ENABLED=0 go build -trimpath -o bin/
 
-.PHONY: help build test race fuzz bench lint demo e2e clean
+.PHONY: help build test race fuzz bench lint demo e2e soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,7 +32,7 @@ bench: ## run the benchmarks COUNT times (1), for benchstat
 
 lint: ## gofmt, go vet, staticcheck; govulncheck where its database can be reached
 	@unformatted=$$(gofmt -l .) && test -z "$$unformatted" || { echo "gofmt -w $$unformatted"; exit 1; }
-	go vet ./... && go vet -tags e2e ./...
+	go vet ./... && go vet -tags e2e,soak ./...
 	go run $(STATICCHECK) ./...
 	@out=$$(go run $(GOVULNCHECK) ./... 2>&1) && echo "govulncheck: $$out" || { echo "$$out"; echo "$$out" | grep -q '^govulncheck: fetching vulnerabilities:' && echo "govulncheck: skipped, its database cannot be reached from here"; }
 
@@ -40,8 +40,11 @@ demo: build ## pull an image through a fleet on this machine
 	$(BUILD) ./bench/registry/registryd ./bench/demo
 	bin/demo -shoal bin/shoal -registryd bin/registryd
 
-e2e: ## pull with real runtimes (Debian packages and root; it says what is missing)
+e2e: ## pull with real runtimes (Debian packages, .ci/clients and root; it says what is missing)
 	go test -tags e2e -count=1 -timeout 15m -v ./bench/e2e
+
+soak: ## pull more than fits through three nodes for SOAK (10m), and see that nothing grows
+	go test -tags soak -count=1 -timeout 0 -v ./bench/soak
 
 clean: ## remove what was built
 	rm -rf bin
