@@ -1,12 +1,14 @@
 // Package e2e pulls images with real runtimes through real Shoal processes from
-// a real registry: containerd, podman, skopeo, dockerd and crane in front,
-// docker-registry behind. It is all tests, behind the build tag e2e:
+// a real registry: containerd 1.6 and 2, podman, skopeo, dockerd, crane and
+// regctl in front, docker-registry behind. It is all tests, behind the build tag
+// e2e:
 //
 //	make e2e
 //
-// They need root and Debian's packages of those programs; where one is missing,
-// all of them are listed with the command that gets them. A missing program
-// fails the run: a check that skips itself is no check.
+// They need root, Debian's packages of those programs, and .ci/clients for what
+// Debian does not have; where one is missing, all of them are listed with the
+// commands that get them. A missing program fails the run: a check that skips
+// itself is no check. E2E_LOGS is a directory for what the nodes say.
 //
 // # Why
 //
@@ -15,6 +17,12 @@
 // process with a configuration file; that a runtime, configured as the README
 // says, unpacks what it pulled and runs a container of it; and what happens
 // when a process is killed, which leaves no time to tidy up.
+//
+// TestClients is the table of clients: each pulls cold, warm, and with the
+// registry gone; the other tests are about what happens to the nodes. Containers
+// of containerd 2 are not run: its shim would have to be built as well, and what
+// it unpacked is seen by mounting it. That it fetches ranges in parallel is seen
+// by a proxy between it and the node, since it does so only where it is told to.
 //
 // The containers print the checksums of their files, so that what is compared
 // is what arrived at the very end, after the runtime's own unpacking. Every

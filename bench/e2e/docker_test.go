@@ -9,19 +9,6 @@ import (
 	"github.com/shoal-project/shoal/bench/process"
 )
 
-// TestDocker: dockerd pulls an image of docker.io through the mirror that it is
-// given, and runs a container of it.
-func TestDocker(t *testing.T) {
-	dir := workDir(t)
-	o := startOrigin(t, dir)
-	img := o.push(t, "shoal-e2e/app", true, 24*mib, 12*mib, 1000)
-	n := startAlone(t, dir, o, "docker.io")
-	docker := startDocker(t, dir, n.Mirror)
-	docker(t, "pull", img.repository+":v1")
-	img.checkOnce(t, o)
-	img.checkSums(t, "docker", docker(t, "run", "--rm", "--network", "none", img.repository+":v1"))
-}
-
 // startDocker starts a dockerd with everything of its own, a containerd
 // included, and returns the docker command for it.
 func startDocker(t *testing.T, dir, mirror string) func(t *testing.T, args ...string) string {

@@ -23,6 +23,7 @@ import (
 // leaves it.
 type origin struct {
 	url      string // of the proxy
+	stop     func() // ends the proxy: nobody listens any more
 	registry string // host:port of the registry itself, for pushes
 	limit    *rate.Limiter
 
@@ -56,6 +57,10 @@ http: {addr: "127.0.0.1:0"}
 	}))
 	t.Cleanup(srv.Close)
 	o.url = srv.URL
+	o.stop = func() {
+		srv.CloseClientConnections()
+		srv.Close()
+	}
 	return o
 }
 

@@ -27,10 +27,32 @@ var programs = []struct{ name, debian string }{
 	{"dockerd", "docker.io"},
 	{"docker", "docker.io"},
 	{"busybox", "busybox-static"},
-	{"crane", ""}, // by go install
+	// Those of .ci/clients.
+	{"crane", ""},
+	{"regctl", ""},
+	{filepath.Join(containerd2, "containerd"), ""},
+	{filepath.Join(containerd2, "ctr"), ""},
 }
 
-// shoal is the path of the binary, which TestMain builds.
+// containerd2 is the folder beside the programs of go install that .ci/clients
+// puts containerd 2 into, since its programs have the names of Debian's.
+const containerd2 = "containerd2"
+
+// goBin is where go install puts programs. prepare sets it.
+var goBin string
+
+func containerd2Dir() string { return filepath.Join(goBin, containerd2) }
+
+// find returns the path of a program of the list.
+func find(name string) (string, error) {
+	if strings.ContainsRune(name, filepath.Separator) {
+		name = filepath.Join(goBin, name)
+	}
+	return exec.LookPath(name)
+}
+
+// shoal is the path of the binary, which TestMain builds unless BENCH_SHOAL
+// names one.
 var shoal string
 
 func TestMain(m *testing.M) {
@@ -39,6 +61,9 @@ func TestMain(m *testing.M) {
 		if err := errors.Join(prepare(), missing()); err != nil {
 			fmt.Fprintf(os.Stderr, "e2e: %v\n", err)
 			return 1
+		}
+		if shoal = os.Getenv("BENCH_SHOAL"); shoal != "" {
+			return m.Run()
 		}
 		dir, err := os.MkdirTemp("", "shoal-e2e-bin-")
 		if err != nil {
@@ -68,7 +93,8 @@ func prepare() error {
 	if err != nil {
 		return fmt.Errorf("go env GOPATH: %w", err)
 	}
-	path := []string{os.Getenv("PATH"), "/usr/sbin", "/sbin", filepath.Join(strings.TrimSpace(string(out)), "bin")}
+	goBin = filepath.Join(strings.TrimSpace(string(out)), "bin")
+	path := []string{os.Getenv("PATH"), "/usr/sbin", "/sbin", goBin}
 	return os.Setenv("PATH", strings.Join(path, string(os.PathListSeparator)))
 }
 
@@ -77,13 +103,13 @@ func prepare() error {
 func missing() error {
 	var names, debian, commands []string
 	for _, p := range programs {
-		path, err := exec.LookPath(p.name)
+		path, err := find(p.name)
 		if err == nil && (p.name != "busybox" || static(path)) {
 			continue
 		}
 		names = append(names, p.name)
 		if p.debian == "" {
-			commands = append(commands, "go install github.com/google/go-containerregistry/cmd/crane@"+craneVersion())
+			commands = []string{".ci/clients"}
 		} else if !slices.Contains(debian, p.debian) {
 			debian = append(debian, p.debian)
 		}
@@ -95,15 +121,6 @@ func missing() error {
 		commands = append(commands, "apt-get install --no-install-recommends "+strings.Join(debian, " "))
 	}
 	return fmt.Errorf("these programs are missing: %s\nget them with:\n  %s", strings.Join(names, ", "), strings.Join(commands, "\n  "))
-}
-
-// craneVersion returns the version of the module that go.mod has.
-func craneVersion() string {
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Version}}", "github.com/google/go-containerregistry").Output()
-	if err != nil {
-		return "latest"
-	}
-	return strings.TrimSpace(string(out))
 }
 
 // static reports whether an executable needs no shared libraries, as it must
