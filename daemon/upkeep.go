@@ -26,7 +26,7 @@ func checkCron(expression string) error {
 // scrubs, and images that are wanted at certain times. What runs then is
 // stopped and waited for.
 func (d *Daemon) upkeep(ctx context.Context) error {
-	s, err := gocron.NewScheduler(gocron.WithLocation(time.Local), gocron.WithLogger(d.log),
+	s, err := gocron.NewScheduler(gocron.WithLocation(time.Local),
 		gocron.WithGlobalJobOptions(gocron.WithSingletonMode(gocron.LimitModeReschedule)))
 	if err != nil {
 		return fmt.Errorf("upkeep: %w", err)
@@ -57,12 +57,10 @@ func (d *Daemon) upkeep(ctx context.Context) error {
 
 // collect is the scheduled garbage collection.
 func (d *Daemon) collect(ctx context.Context) {
-	report, err := d.cache.GC(ctx, cache.GCOptions{DryRun: d.cfg.Cache.DryRun})
+	_, err := d.cache.GC(ctx, cache.GCOptions{DryRun: d.cfg.Cache.DryRun})
 	if err != nil && ctx.Err() == nil {
 		d.log.Warn("garbage collection failed", "error", err)
-		return
 	}
-	d.log.Info("garbage collected", "blobs", len(report.Blobs), "bytes", report.Freed, "dry_run", d.cfg.Cache.DryRun)
 }
 
 // scrub checks all blobs at the configured rate.

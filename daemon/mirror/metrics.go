@@ -1,7 +1,6 @@
 package mirror
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"slices"
@@ -120,9 +119,9 @@ func outcome(v *visit, content string, status int, err error, gone bool) string 
 
 // count counts a visit that is over. content is how many bytes of content were
 // sent. It returns what became of the visit.
-func (h *Handler) count(ctx context.Context, w *response, v *visit, content int64, err error) string {
+func (h *Handler) count(gone bool, w *response, v *visit, content int64, err error) string {
 	from := h.contentSource(w, v)
-	result := outcome(v, from, w.status, err, ctx.Err() != nil)
+	result := outcome(v, from, w.status, err, gone)
 	if result == "" {
 		result = sourceNone
 	}

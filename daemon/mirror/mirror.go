@@ -229,8 +229,8 @@ func (h *Handler) ping(w *response) error {
 
 // account counts the request and logs it.
 func (h *Handler) account(w *response, r *http.Request, v *visit, content int64, err error) {
-	gone := r.Context().Err() != nil
-	source := h.count(r.Context(), w, v, content, err)
+	gone := w.lost || r.Context().Err() != nil
+	source := h.count(gone, w, v, content, err)
 	level, text := slog.LevelDebug, "request"
 	switch {
 	case v.cut && !gone:

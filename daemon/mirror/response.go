@@ -36,6 +36,7 @@ type response struct {
 	status  int   // that was sent, or 0
 	bytes   int64 // of the body that were sent
 	refused error // why no success was sent
+	lost    bool  // the client has closed the connection
 }
 
 // errRefused ends the copying of a body whose headers were not sent.
@@ -71,6 +72,7 @@ func (w *response) Write(p []byte) (int, error) {
 	}
 	n, err := w.ResponseWriter.Write(p)
 	w.bytes += int64(n)
+	w.lose(err)
 	return n, err
 }
 
@@ -87,6 +89,7 @@ func (w *response) ReadFrom(src io.Reader) (n int64, err error) {
 	}
 	w.bytes += n
 	w.copying = err
+	w.lose(err)
 	return n, err
 }
 
@@ -139,6 +142,12 @@ func (w *response) copyHeld(src io.Reader) (sent int64, err error) {
 // from did, and not because the client or the network did.
 func (w *response) short() bool {
 	return w.copying == nil || errors.As(w.copying, new(*fs.PathError)) || errors.Is(w.copying, syscall.EIO)
+}
+
+// lose notes that the client has gone if that is what err says. The context of
+// the request ends somewhat later than the write fails.
+func (w *response) lose(err error) {
+	w.lost = w.lost || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }
 
 func (w *response) begin() error {
