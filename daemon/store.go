@@ -47,7 +47,7 @@ func (d *Daemon) openStore() error {
 		Keep: orNot(d.cfg.Cache.Keep), Pins: d.cfg.Cache.Pins,
 	})
 	if err != nil {
-		return fmt.Errorf("data: %w", err)
+		return err
 	}
 	d.cache = c
 	d.opened(c.Close)

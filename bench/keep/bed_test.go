@@ -63,13 +63,18 @@ func startOrigin(t *testing.T) *bed {
 
 func startFleet(t *testing.T, origin string, nodes int, change func(c *daemon.Config)) *fleet.Fleet {
 	t.Helper()
-	o := fleet.Options{Nodes: nodes, Origin: origin, Dir: t.TempDir(), Configure: func(_ int, c *daemon.Config) {
+	return startOptions(t, fleet.Options{Nodes: nodes, Origin: origin}, change)
+}
+
+func startOptions(t *testing.T, o fleet.Options, change func(c *daemon.Config)) *fleet.Fleet {
+	t.Helper()
+	o.Dir, o.Configure = t.TempDir(), func(_ int, c *daemon.Config) {
 		c.Admin.Listen = "127.0.0.1:0"
 		set(t, &c.Cache.Reserve, "1MiB") // a machine that tests run on may be full
 		if change != nil {
 			change(c)
 		}
-	}}
+	}
 	if os.Getenv("SHOAL_TEST_LOG") != "" {
 		o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}

@@ -99,6 +99,33 @@ func TestJobSurvivesItsNode(t *testing.T) {
 	}
 }
 
+// TestJobSurvivesItsScheduler: the process that schedules the blobs dies in the
+// middle.
+func TestJobSurvivesItsScheduler(t *testing.T) {
+	t.Parallel()
+	b := startOrigin(t)
+	b.fleet = startOptions(t, fleet.Options{Nodes: 2, Origin: b.url, Scheduler: true}, nil)
+	b.node = b.fleet.Nodes[0]
+	img := b.push("team/app", "v1", 1, 8<<20)
+	b.SetFaults(registry.Faults{StallAfter: 1 << 20})
+	j, err := b.admin().StartJob(t.Context(), jobs.Spec{Images: []string{"origin.test/team/app:v1"}, Nodes: "all"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the pull to begin", func() bool { return b.Count().BlobBytes > 0 })
+	if err := b.fleet.Scheduler.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	b.SetFaults(registry.Faults{})
+	if j = finish(t, b.admin(), j); j.State != jobs.Done || len(j.Nodes) != 2 {
+		t.Errorf("without the scheduler the job ended as %+v", j)
+	}
+	b.SetFaults(registry.Faults{Status: 500, ManifestStatus: 500})
+	for _, n := range b.fleet.Nodes {
+		b.here(n, img)
+	}
+}
+
 // TestWebhookStartsAJob is of docker-registry's notifications and Harbor's.
 func TestWebhookStartsAJob(t *testing.T) {
 	t.Parallel()
