@@ -1,6 +1,7 @@
 package keep_test
 
 import (
+	"fmt"
 	"os"
 	"testing"
 
@@ -26,7 +27,7 @@ func TestByTheClock(t *testing.T) {
 	waitFor(t, "the image to be brought", func() bool { return b.has(wanted.Layers[0].Digest) })
 
 	for i := range uint64(3) { // under the high watermark, over the low one
-		b.pull(b.push("team/app", "v1", 10+i, size))
+		b.pull(b.push(fmt.Sprintf("team/app%d", i), "v1", 10+i, size))
 	}
 	waitFor(t, "the collection", func() bool {
 		u, err := b.admin().Cache(t.Context())
