@@ -2,6 +2,14 @@
 // configuration, and the wiring of all rooms. New is the only place that knows
 // every room.
 //
+//	config.go, config_cache.go      what can be set, and why it is as it is
+//	validate.go, validate_cache.go  what is wrong with what was set
+//	daemon.go                       New, Run, the fleet
+//	store.go                        the cache and the gate in front of it
+//	doors.go                        the mirror, the admin door, jobs; draining
+//	upkeep.go                       what is done by the clock
+//	limits.go, status.go            rates, and what the admin door tells
+//
 // # Why
 //
 // A scheduler is the same process as a daemon, with another role in the gossip

@@ -178,3 +178,15 @@ func TestOffline(t *testing.T) {
 	}
 	b.pull(other)
 }
+
+func TestOfflineFromTheStart(t *testing.T) {
+	t.Parallel()
+	b := start(t, func(c *daemon.Config) { c.Offline = true })
+	b.push("team/app", "v1", 1, 1000)
+	if a := b.want(b.ask("GET", "team/app/manifests/v1"), 404); !strings.Contains(string(a.body), "offline") {
+		t.Errorf("the answer does not say offline: %s", a.body)
+	}
+	if c := b.Count(); c.ManifestHeads+c.ManifestGets != 0 {
+		t.Error("the origin was asked")
+	}
+}
