@@ -122,7 +122,7 @@ func (d *Daemon) adminHandler() http.Handler {
 		Status: d.Status, Ready: d.Ready, Gatherer: d.registry,
 		StartJob: d.jobs.Start, Job: d.jobs.Get, Jobs: d.jobs.List, WatchJob: d.jobs.Watch, CancelJob: d.jobs.Cancel,
 		Webhook: d.jobs.Notify, WebhookToken: d.webhookToken,
-		Cache: d.cache.Use, GC: d.cache.GC, Scrub: d.scrub,
+		Cache: d.cache.Use, GC: d.cache.GC, Scrub: d.scrub, ScrubProgress: d.cache.ScrubProgress,
 		Pins: d.cache.Pins, Pin: d.cache.Pin, Unpin: d.cache.Unpin,
 		PutBlob: d.jobs.PutBlob, PutImage: d.jobs.PutImage,
 		Offline: d.origin.Offline, SetOffline: d.setOffline,

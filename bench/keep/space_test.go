@@ -1,11 +1,13 @@
 package keep_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -236,6 +238,71 @@ func TestDamagedBlob(t *testing.T) {
 			waitFor(t, "the blob to be fetched again", func() bool { least, _ := b.Copies(layer.Digest); return least == 2 })
 			b.blob("team/app", layer)
 		})
+	}
+}
+
+// TestScrubTellsHowFarItIs, and ends when who asked for it goes.
+func TestScrubTellsHowFarItIs(t *testing.T) {
+	t.Parallel()
+	b := start(t, func(c *daemon.Config) { set(t, &c.Cache.ScrubRate, "1mbit") })
+	img := b.push("team/app", "v1", 1, 8<<20)
+	b.pull(img)
+	waitFor(t, "the blob to be in its place", func() bool { return b.has(img.Layers[0].Digest) && len(b.node.Status().Pulls) == 0 })
+	ctx, leave := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() {
+		_, err := b.admin().Scrub(ctx)
+		ended <- err
+	}()
+	waitFor(t, "the scrub to get somewhere", func() bool {
+		at, err := b.admin().ScrubProgress(t.Context())
+		return err == nil && at.Running && at.BytesDone > 0 && at.BytesDone < at.Bytes
+	})
+	if _, err := b.admin().Scrub(t.Context()); err == nil {
+		t.Error("two scrubs at once")
+	}
+	leave()
+	if err := <-ended; err == nil {
+		t.Error("the scrub came to its end")
+	}
+	waitFor(t, "the scrub to be over", func() bool {
+		at, err := b.admin().ScrubProgress(t.Context())
+		return err == nil && !at.Running
+	})
+}
+
+// TestEvictedIsTakenBack: nobody is sent to a node for a blob that has gone.
+func TestEvictedIsTakenBack(t *testing.T) {
+	t.Parallel()
+	b := startOrigin(t)
+	b.fleet = startFleet(t, b.url, 2, func(c *daemon.Config) {
+		set(t, &c.Cache.Quota, "300KiB")
+		set(t, &c.Cache.High, "100%")
+		set(t, &c.Cache.Low, "10%")
+		c.Cache.Keep = 0
+	})
+	b.node = b.fleet.Nodes[0]
+	img := b.push("team/app", "v1", 1, 200<<10) // of one chunk: of others the sums are asked for first
+	layer := img.Layers[0]
+	b.pull(img)
+	waitFor(t, "the blob to be in its place", func() bool { return b.has(layer.Digest) && len(b.node.Status().Pulls) == 0 })
+	resp, err := b.client.Post("http://"+b.node.AdminAddr()+"/v1/cache/gc", "application/json", strings.NewReader("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if b.has(layer.Digest) {
+		t.Fatalf("the collection (%s) has left the blob", resp.Status)
+	}
+	a, err := b.try(t.Context(), b.fleet.Nodes[1], "GET", "team/app/blobs/"+layer.Digest.String())
+	if err != nil || a.status != 200 || proto.DigestOf(a.body) != layer.Digest {
+		t.Fatalf("the other node answered %d, %v", a.status, err)
+	}
+	for _, n := range b.fleet.Nodes {
+		b.node = n
+		if failed := b.metric("shoal_scheduler_failed_leases_total"); failed != "0" {
+			t.Errorf("%s had %s leases that failed", n.Config.Name, failed)
+		}
 	}
 }
 

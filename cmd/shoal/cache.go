@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -128,7 +129,9 @@ func (scrubCmd) Help() string {
 func (c *scrubCmd) Run() error {
 	ctx, stop := interruptible()
 	defer stop()
+	told := c.tellProgress(ctx)
 	r, err := c.client().Scrub(ctx)
+	told()
 	if err != nil {
 		return orCut(ctx, err)
 	}
@@ -142,6 +145,42 @@ func (c *scrubCmd) Run() error {
 		return err
 	}
 	return damage(r)
+}
+
+// tellProgress says on standard error how far the scrub is, each second on a
+// terminal and else each ten, until what it returns is called.
+func (c *scrubCmd) tellProgress(ctx context.Context) (stop func()) {
+	p := newProgress(os.Stderr)
+	every := 10 * time.Second
+	if p.terminal {
+		every = time.Second
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				p.clear()
+				return
+			case <-tick.C:
+			}
+			if at, err := c.client().ScrubProgress(ctx); err == nil && at.Running {
+				p.tell(scrubLine(at.ScrubProgress))
+			}
+		}
+	})
+	return func() { cancel(); wg.Wait() }
+}
+
+func scrubLine(at cache.ScrubProgress) string {
+	line := fmt.Sprintf("checked %s of %s, %d of %s", size(at.BytesDone), size(at.Bytes), at.BlobsDone, plural(at.Blobs, "blob"))
+	if at.Damaged > 0 {
+		line += fmt.Sprintf("; %s damaged", plural(at.Damaged, "blob"))
+	}
+	return line
 }
 
 // damage returns an error with a line for each blob that was damaged.

@@ -241,8 +241,12 @@ func (p *progress) show(is rollout.Progress) {
 		return
 	}
 	p.told = is.Elapsed
-	line := fmt.Sprintf("%5.1f s  %3.0f %% of the bytes, %d of %d nodes are done", is.Elapsed.Seconds(),
-		100*float64(is.Bytes)/float64(max(is.Total, 1)), is.Done, is.Nodes)
+	p.tell(fmt.Sprintf("%5.1f s  %3.0f %% of the bytes, %d of %d nodes are done", is.Elapsed.Seconds(),
+		100*float64(is.Bytes)/float64(max(is.Total, 1)), is.Done, is.Nodes))
+}
+
+// tell writes a line, over the one before where that is possible.
+func (p *progress) tell(line string) {
 	if !p.terminal {
 		fmt.Fprintln(p.w, line)
 		return

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/shoal-project/shoal/cache"
 	"github.com/shoal-project/shoal/proto"
 )
 
@@ -137,4 +138,11 @@ type Scheduler struct {
 	// members which report to it.
 	Swarms int `json:"swarms"`
 	Nodes  int `json:"nodes"`
+}
+
+// Scrubbing says how far a scrub is.
+type Scrubbing struct {
+	// Running says that one is running; the rest is of that one.
+	Running bool `json:"running"`
+	cache.ScrubProgress
 }

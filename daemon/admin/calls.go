@@ -102,6 +102,14 @@ func (c *Client) Scrub(ctx context.Context) (cache.ScrubReport, error) {
 	return r, err
 }
 
+// ScrubProgress returns how far the scrub that runs at the node is, whoever
+// asked for it.
+func (c *Client) ScrubProgress(ctx context.Context) (Scrubbing, error) {
+	var s Scrubbing
+	err := c.get(ctx, "/v1/cache/scrub", &s)
+	return s, err
+}
+
 // Pins returns the pins of the node.
 func (c *Client) Pins(ctx context.Context) ([]cache.Pin, error) {
 	var all []cache.Pin

@@ -47,11 +47,12 @@ var (
 		Images:  []jobs.ImageState{{Image: "a", Digest: blob.Digest, State: jobs.Running}},
 		Nodes:   []jobs.NodeState{{Node: "n", ID: "i", State: jobs.Running, Images: []jobs.ImageProgress{{Image: "a", Digest: blob.Digest, Bytes: 5}}}},
 	}
-	use     = cache.Use{Bytes: 1, Blobs: 2, Quota: 3}
-	gc      = cache.GCReport{DryRun: true, Freed: 7, Blobs: []cache.GCBlob{{Digest: blob.Digest, Size: 5, Why: "space"}}}
-	scrub   = cache.ScrubReport{Blobs: 3, Damaged: []proto.Digest{blob.Digest}, Took: time.Second}
-	pins    = []cache.Pin{{Pattern: "docker.io/library/*", Fixed: true, Blobs: 1, Bytes: 2}}
-	errDisk = errors.New("the disk is broken")
+	use       = cache.Use{Bytes: 1, Blobs: 2, Quota: 3}
+	gc        = cache.GCReport{DryRun: true, Freed: 7, Blobs: []cache.GCBlob{{Digest: blob.Digest, Size: 5, Why: "space"}}}
+	scrubbing = cache.ScrubProgress{Started: time.Unix(1_700_000_000, 0).UTC(), Blobs: 3, Bytes: 30, BlobsDone: 1, BytesDone: 10, Damaged: 1}
+	scrub     = cache.ScrubReport{Blobs: 3, Damaged: []proto.Digest{blob.Digest}, Took: time.Second}
+	pins      = []cache.Pin{{Pattern: "docker.io/library/*", Fixed: true, Blobs: 1, Bytes: 2}}
+	errDisk   = errors.New("the disk is broken")
 )
 
 // config is that of a node whose answers are all known.
@@ -98,8 +99,9 @@ func (a *asked) config() admin.Config {
 			a.note("gc %v", o)
 			return gc, nil
 		},
-		Scrub: func(context.Context) (cache.ScrubReport, error) { a.note("scrub"); return scrub, nil },
-		Pins:  func() []cache.Pin { return pins },
+		Scrub:         func(context.Context) (cache.ScrubReport, error) { a.note("scrub"); return scrub, nil },
+		ScrubProgress: func() (cache.ScrubProgress, bool) { return scrubbing, true },
+		Pins:          func() []cache.Pin { return pins },
 		Pin: func(p string) error {
 			a.note("pin %s", p)
 			if p == "[" {
@@ -175,6 +177,8 @@ func TestCallsOfTheClient(t *testing.T) {
 	s, err := c.Scrub(ctx)
 	same("Scrub", s, scrub, err)
 	did("scrub", err)
+	at, err := c.ScrubProgress(ctx)
+	same("ScrubProgress", at, admin.Scrubbing{Running: true, ScrubProgress: scrubbing}, err)
 	p, err := c.Pins(ctx)
 	same("Pins", p, pins, err)
 	did("pin docker.io/library/*:v*", c.Pin(ctx, "docker.io/library/*:v*"))

@@ -19,6 +19,7 @@
 //	GET    /v1/cache                   cache.Use
 //	POST   /v1/cache/gc                Collection: cleans up; a cache.GCReport
 //	POST   /v1/cache/scrub             {}: reads and checks everything; a cache.ScrubReport
+//	GET    /v1/cache/scrub             Scrubbing: how far that is
 //	GET    /v1/cache/pins              a list of cache.Pin
 //	POST   /v1/cache/pins              Pattern: pins what it names
 //	DELETE /v1/cache/pins?pattern=…    takes that back

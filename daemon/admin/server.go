@@ -60,6 +60,8 @@ type Config struct {
 	// done or ctx ends, which it does when the client goes.
 	GC    func(ctx context.Context, o cache.GCOptions) (cache.GCReport, error)
 	Scrub func(ctx context.Context) (cache.ScrubReport, error)
+	// ScrubProgress returns how far the scrub is, and false if none runs.
+	ScrubProgress func() (cache.ScrubProgress, bool)
 	// Pins returns the pins, Pin adds one, and Unpin takes one back or returns
 	// an error that wraps cache.ErrNotPinned.
 	Pins  func() []cache.Pin
@@ -138,6 +140,11 @@ func (s *server) routes() []route {
 		})},
 		{c.GC != nil, "POST /v1/cache/gc", s.change(asJSON, s.gc)},
 		{c.Scrub != nil, "POST /v1/cache/scrub", s.change(asJSON, s.scrub)},
+		{c.ScrubProgress != nil, "GET /v1/cache/scrub", s.read(func(w http.ResponseWriter, _ *http.Request) error {
+			at, running := c.ScrubProgress()
+			s.json(w, Scrubbing{Running: running, ScrubProgress: at})
+			return nil
+		})},
 		{c.Pins != nil, "GET /v1/cache/pins", s.read(s.pins)},
 		{c.Pin != nil, "POST /v1/cache/pins", s.change(asJSON, s.pin)},
 		{c.Unpin != nil, "DELETE /v1/cache/pins", s.change(asJSON, s.unpin)},
@@ -282,6 +289,10 @@ func (s *server) gc(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *server) scrub(w http.ResponseWriter, r *http.Request) error {
+	// To its end, or net/http does not look out for the client's going.
+	if err := body(w, r, &struct{}{}); err != nil {
+		return err
+	}
 	report, err := s.cfg.Scrub(r.Context())
 	if err != nil {
 		return err
