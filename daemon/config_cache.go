@@ -15,7 +15,7 @@ type TagsConfig struct {
 	// pushes a tag anew waits at most.
 	TTL time.Duration `koanf:"ttl" help:"how long a tag is believed before the origin is asked again, such as 60s"`
 
-	// NotFound is for how long a tag or digest that the origin does not have is
+	// NotFound is for how long a tag that the origin does not have is
 	// not asked for again. Default: 30s: a pod with a mistyped image retries
 	// for ever, and somebody who pushes after a failed pull does not wait long.
 	NotFound time.Duration `koanf:"notFound" help:"how long the origin's 404 is believed, such as 30s"`
