@@ -40,7 +40,7 @@ func TestTagIsBelievedForItsTime(t *testing.T) {
 	})
 	old := b.push("team/app", "latest", 1, 1000)
 	b.push("team/app", "v1", 1, 1000)
-	for _, tag := range []string{"latest", "v1"} {
+	for _, tag := range []string{"v1", "latest"} { // so that the time of v1 is over when that of latest is
 		a := b.want(b.ask("HEAD", "team/app/manifests/"+tag), 200)
 		if got := a.header.Get("Docker-Content-Digest"); got != old.Manifest.Digest.String() {
 			t.Fatalf("%s is %s", tag, got)
