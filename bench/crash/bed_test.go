@@ -48,24 +48,15 @@ const (
 // shoal is the path of the binary.
 var shoal string
 
-// TestMain builds the binary, unless BENCH_SHOAL names another one.
+// TestMain gets the binary.
 func TestMain(m *testing.M) {
 	leaks := goleak.IgnoreTopFunction(registry.LeakedGoroutine)
-	if shoal = os.Getenv("BENCH_SHOAL"); shoal != "" {
-		goleak.VerifyTestMain(m, leaks)
-		return
-	}
 	dir, err := os.MkdirTemp("", "shoal-crash-")
+	if err == nil {
+		shoal, err = process.Shoal(dir)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "crash:", err)
-		os.Exit(1)
-	}
-	shoal = filepath.Join(dir, "shoal")
-	// As the Makefile builds what is shipped.
-	build := exec.Command("go", "build", "-trimpath", "-o", shoal, "../../cmd/shoal")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "crash: build shoal: %v\n%s", err, out)
 		os.RemoveAll(dir)
 		os.Exit(1)
 	}

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/shoal-project/shoal/bench/process"
 )
 
 // programs are what the tests run, by the Debian package that has them.
@@ -51,8 +53,7 @@ func find(name string) (string, error) {
 	return exec.LookPath(name)
 }
 
-// shoal is the path of the binary, which TestMain builds unless BENCH_SHOAL
-// names one.
+// shoal is the path of the binary.
 var shoal string
 
 func TestMain(m *testing.M) {
@@ -62,21 +63,13 @@ func TestMain(m *testing.M) {
 			fmt.Fprintf(os.Stderr, "e2e: %v\n", err)
 			return 1
 		}
-		if shoal = os.Getenv("BENCH_SHOAL"); shoal != "" {
-			return m.Run()
-		}
 		dir, err := os.MkdirTemp("", "shoal-e2e-bin-")
+		if err == nil {
+			defer os.RemoveAll(dir)
+			shoal, err = process.Shoal(dir)
+		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "e2e:", err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
-		shoal = filepath.Join(dir, "shoal")
-		// As the Makefile builds what is shipped.
-		build := exec.Command("go", "build", "-trimpath", "-o", shoal, "../../cmd/shoal")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "e2e: build shoal: %v\n%s", err, out)
 			return 1
 		}
 		return m.Run()

@@ -47,30 +47,22 @@ func TestMain(m *testing.M) {
 var bin struct {
 	once sync.Once
 	dir  string
+	path string
 	err  error
 }
 
-// binary builds shoal as the Makefile does, unless the variable BENCH_SHOAL
-// names another one, and returns its path.
+// binary returns the path of the binary.
 func binary(b *testing.B) string {
 	b.Helper()
-	if path := os.Getenv("BENCH_SHOAL"); path != "" {
-		return path
-	}
 	bin.once.Do(func() {
-		if bin.dir, bin.err = os.MkdirTemp("", "shoal-floor-"); bin.err != nil {
-			return
-		}
-		build := exec.Command("go", "build", "-trimpath", "-o", bin.dir, "../../cmd/shoal")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			bin.err = fmt.Errorf("build shoal: %w\n%s", err, out)
+		if bin.dir, bin.err = os.MkdirTemp("", "shoal-floor-"); bin.err == nil {
+			bin.path, bin.err = process.Shoal(bin.dir)
 		}
 	})
 	if bin.err != nil {
 		b.Fatal(bin.err)
 	}
-	return filepath.Join(bin.dir, "shoal")
+	return bin.path
 }
 
 // startup returns the context of a program that starts.

@@ -6,7 +6,7 @@
 //
 // What only processes can show is shown with processes: that the binary works
 // as it is shipped, and what is left of it after SIGKILL. bench/demo and
-// bench/e2e need the same few things for that, and need them right: no program
+// the tests beside it need the same few things for that, and need them right: no program
 // outlives the one that started it, programs are ended by their process ID and
 // never by their name, and when one dies what it said last is in the error.
 //
