@@ -18,6 +18,11 @@ import (
 // watched: it is not there, or the kernel has no watch left for it.
 const relistAfter = time.Minute
 
+// settleAfter is for how long after a directory came or went the stores are
+// listed once more. One that goes and comes again at once can lose its new watch
+// to the end of the old one, which fsnotify hears of later.
+const settleAfter = time.Second
+
 // Watch follows what containerd does in the adopted content stores, until ctx
 // ends or the cache is closed. New blobs are announced by Options.Whole and
 // gone ones by Options.Evicted, except those of which the cache has a copy of
@@ -151,6 +156,7 @@ func (w *watcher) noticed(ev fsnotify.Event) {
 	}
 	if ev.Op != fsnotify.Chmod { // a directory came or went
 		w.follow()
+		w.again = time.After(settleAfter)
 	}
 }
 
@@ -224,11 +230,13 @@ func (c *Cache) relist(s *contentStore) bool {
 		c.log.Warn("adopted content store cannot be listed", "path", s.dir, "error", err)
 		return false
 	}
-	var gone []proto.Digest
+	var gone, open []proto.Digest
 	c.mu.Lock()
 	for d, size := range s.files {
 		if id, ok := listed[d]; !ok || id.size != size {
 			gone = append(gone, d)
+		} else if c.open[d] != nil {
+			open = append(open, d)
 		}
 	}
 	for d := range s.wrong {
@@ -239,6 +247,9 @@ func (c *Cache) relist(s *contentStore) bool {
 	c.mu.Unlock()
 	for _, d := range gone {
 		c.unadopt(s, d)
+	}
+	for _, d := range open {
+		c.look(s, d, false) // it may be of another file by now
 	}
 	for d, id := range listed {
 		c.welcome(s, d, id)

@@ -3,6 +3,7 @@ package cache
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -106,6 +107,29 @@ func TestAdoptBesideOwn(t *testing.T) {
 	cd.delete(t, blob)
 	next(t, l.evicted, blob.Digest)
 	nothing(t, l.whole)
+}
+
+// A file that took the place of another one before Watch began is not taken for
+// it, though it is as long.
+func TestWatchFindsReplaced(t *testing.T) {
+	t.Parallel()
+	cd := newContainerd(t)
+	blob, data := content(1, 2*chunk)
+	cd.commit(t, blob, data)
+	c, l := openWith(t, t.TempDir(), Options{Adopt: []string{cd.dir}})
+	wantServedFrom(t, get(t, c, blob), cd.path(blob), data)
+	wrong := bytes.Clone(data)
+	wrong[7]++
+	aside := filepath.Join(t.TempDir(), "aside")
+	if err := errors.Join(os.WriteFile(aside, wrong, 0o444), os.Rename(aside, cd.path(blob))); err != nil {
+		t.Fatal(err)
+	}
+	watch(t, c)
+	next(t, l.evicted, blob.Digest)
+	next(t, l.whole, blob)
+	if _, ok := c.Known(blob.Digest); ok {
+		t.Error("wrong bytes are known")
+	}
 }
 
 // A wrong file that is replaced by the right one is adopted, and one that is
