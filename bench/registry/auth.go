@@ -16,12 +16,21 @@ type grant struct {
 	actions map[string][]string // by repository
 }
 
-// RevokeTokens makes all tokens so far invalid.
+// RevokeTokens makes all tokens so far invalid. Signed ones can only be revoked
+// by another key, which distribution reads at its start: it is started anew on
+// the same content.
 func (r *Registry) RevokeTokens() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	clear(r.tokens)
+	if r.login != nil && r.login.how == AuthToken {
+		_ = r.app.Shutdown() // fails for pull-through registries only
+		r.startApps(r.config)
+	}
 }
+
+// unauthorized is the body of a 401.
+const unauthorized = `{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}`
 
 // authorized reports whether req may go on, and challenges it if not.
 func (r *Registry) authorized(w http.ResponseWriter, req *http.Request, f Faults, repository string) bool {
@@ -50,7 +59,7 @@ func (r *Registry) authorized(w http.ResponseWriter, req *http.Request, f Faults
 	w.Header().Set("WWW-Authenticate", challenge)
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusUnauthorized)
-	fmt.Fprint(w, `{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}`)
+	fmt.Fprint(w, unauthorized)
 	return false
 }
 

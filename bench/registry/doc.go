@@ -13,8 +13,20 @@
 // The faults are in front of a real registry instead of a fake one, so that
 // its headers, its Range and its push API are those of the field. They are
 // switched at run time: a test pushes without faults and then sets them.
-// Tokens are opaque and kept in a map, unlike distribution's signed ones: to a
-// client they look the same, and they can be revoked.
+// Tokens of Faults.Auth are opaque and kept in a map, unlike distribution's signed
+// ones: to a client they look the same, and they can be revoked.
+//
+// Options.Login is distribution's own authentication, for tests of who may have
+// what: there the registry that decides must be a real one. Its tokens are signed
+// by a key of this package, and revoked by another key, since a signed token can't
+// be taken back otherwise; distribution reads its keys at its start, so it is
+// started anew on the same content. It lets an expired token pass for a minute
+// longer, for clocks that are wrong. Here it is shown such a token as nonsense
+// from the second on at which it expires, so that a test need not wait. The
+// password file's time is set by hand, one second more for each change, because
+// distribution reads it again only when that differs. Redirects and referrers
+// that do not come from distribution are guarded by its own access controller.
+// Bodies of errors do not count as bytes of manifests.
 //
 // A cut is clean, a FIN after exactly so many bytes, because that is what
 // clients can resume from; a reset may take bytes with it that were counted.

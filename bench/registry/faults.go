@@ -118,13 +118,16 @@ func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, t thing, 
 		return
 	}
 	if f.Redirect {
+		if !r.pullAllowed(w, req, t.repository) {
+			return
+		}
 		r.mu.Lock()
 		r.counts.Redirects++
 		r.mu.Unlock()
 		http.Redirect(w, req, r.signed(req.URL.Path), http.StatusTemporaryRedirect)
 		return
 	}
-	r.sendBlob(w, req, t, f)
+	r.sendBlob(r.current(), w, req, t, f)
 }
 
 // isDown reports whether no answer may go on.
@@ -163,13 +166,13 @@ func fail(w http.ResponseWriter, status int, retryAfter string) {
 }
 
 // sendBlob serves a blob through the faults of bodies.
-func (r *Registry) sendBlob(w http.ResponseWriter, req *http.Request, t thing, f Faults) {
+func (r *Registry) sendBlob(app http.Handler, w http.ResponseWriter, req *http.Request, t thing, f Faults) {
 	if f.NoRange {
 		req = req.Clone(req.Context())
 		req.Header.Del("Range")
 	}
 	s := &sender{ResponseWriter: w, registry: r, ctx: req.Context(), faults: f, digest: t.digest}
-	r.app.ServeHTTP(s, req)
+	app.ServeHTTP(s, req)
 	s.finish()
 }
 
@@ -192,7 +195,7 @@ func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, f Fau
 		fail(w, f.ManifestStatus, cmp.Or(f.ManifestRetryAfter, f.RetryAfter))
 		return
 	}
-	r.app.ServeHTTP(&manifestSender{ResponseWriter: w, registry: r, head: req.Method == http.MethodHead, faults: f}, req)
+	r.current().ServeHTTP(&manifestSender{ResponseWriter: w, registry: r, head: req.Method == http.MethodHead, faults: f}, req)
 }
 
 // A manifestSender is the ResponseWriter of a manifest.
@@ -202,10 +205,12 @@ type manifestSender struct {
 	head     bool
 	faults   Faults
 	started  bool
+	body     bool // the manifest's bytes, and not an error's
 }
 
 func (s *manifestSender) WriteHeader(status int) {
 	s.started = true
+	s.body = status == http.StatusOK
 	h := s.Header()
 	if s.faults.WrongDigest && status == http.StatusOK {
 		h.Set("Docker-Content-Digest", wrongDigest)
@@ -221,8 +226,10 @@ func (s *manifestSender) Write(p []byte) (int, error) {
 	if !s.started {
 		s.WriteHeader(http.StatusOK)
 	}
-	s.registry.mu.Lock()
-	s.registry.counts.ManifestBytes += int64(len(p))
-	s.registry.mu.Unlock()
+	if s.body {
+		s.registry.mu.Lock()
+		s.registry.counts.ManifestBytes += int64(len(p))
+		s.registry.mu.Unlock()
+	}
 	return s.ResponseWriter.Write(p)
 }

@@ -35,7 +35,10 @@ func (r *Registry) serveList(w http.ResponseWriter, req *http.Request, t thing, 
 	index := r.referrers[question{t.kind, req.Method, t.repository, t.reference}]
 	r.mu.Unlock()
 	if index == nil {
-		r.app.ServeHTTP(w, req)
+		r.current().ServeHTTP(w, req)
+		return
+	}
+	if !r.pullAllowed(w, req, t.repository) {
 		return
 	}
 	w.Header().Set("Content-Type", indexType)

@@ -29,11 +29,18 @@ type Options struct {
 	// Dir is where content is kept. Empty: in a temporary directory that Close
 	// removes.
 	Dir string
+	// Login is distribution's own authentication: AuthBasic is an htpasswd file,
+	// AuthToken signed tokens (JWT) of a token server at /token. Unlike
+	// Faults.Auth it cannot be switched off. Faults.Realm does not concern it.
+	Login Auth
 	// Users are the passwords of those who may log in, by user name. They may
-	// pull and push everything.
+	// pull and push everything, if Access does not say otherwise.
 	Users map[string]string
-	// Private are the repositories that need a login when Faults.Auth is
-	// AuthToken. The token server lets anybody pull the others.
+	// Access are the only repositories that a user may pull and push, by user
+	// name. It concerns Login's AuthToken: an htpasswd file knows users only.
+	Access map[string][]string
+	// Private are the repositories that need a login with AuthToken. The token
+	// server lets anybody pull the others.
 	Private []string
 	// TokenLife is how long tokens live. Default 5 minutes; rounded down to
 	// whole seconds.
@@ -44,12 +51,16 @@ type Options struct {
 // as it is told. It is an http.Handler; Close ends it.
 type Registry struct {
 	// immutable
-	opts Options
-	app  *handlers.App
-	temp string // directory to remove; empty if there is none
-	key  string // signs redirects
+	opts   Options
+	ctx    context.Context
+	config configuration.Configuration
+	inside *handlers.App // without a login, for who has shown a signature
+	login  *login        // of Options.Login; nil without
+	temp   string        // directory to remove; empty if there is none
+	key    string        // signs redirects
 
 	mu     sync.Mutex // protects the fields below
+	app    *handlers.App
 	faults Faults
 	closed bool
 	limit  *rate.Limiter // nil: unlimited
@@ -89,14 +100,16 @@ func New(o Options) *Registry {
 		"cache":       {"blobdescriptor": "inmemory"},
 		"filesystem":  {"rootdirectory": o.Dir},
 	}
-	config := &configuration.Configuration{Storage: storage}
+	config := configuration.Configuration{Storage: storage}
 	config.HTTP.Secret = rand.Text()
 	// An index may be pushed without all of its images.
 	config.Validation.Disabled = true
-	return &Registry{
+	r := &Registry{
 		opts:      o,
+		ctx:       context.Background(),
+		config:    config,
+		login:     newLogin(o),
 		temp:      temp,
-		app:       handlers.NewApp(context.Background(), config),
 		key:       rand.Text(),
 		faults:    Faults{over: make(chan struct{})},
 		sent:      make(map[proto.Digest]*content),
@@ -104,6 +117,8 @@ func New(o Options) *Registry {
 		referrers: make(map[question][]byte),
 		tokens:    make(map[string]grant),
 	}
+	r.startApps(config)
+	return r
 }
 
 // Close ends answers that are stalled and the server that redirects lead to,
@@ -121,7 +136,11 @@ func (r *Registry) Close() {
 		_ = storage.Close()
 	}
 	r.serving.Wait()
-	_ = r.app.Shutdown() // fails for pull-through registries only
+	_ = r.inside.Shutdown() // fails for pull-through registries only
+	_ = r.current().Shutdown()
+	if r.login != nil {
+		_ = os.RemoveAll(r.login.dir)
+	}
 	if r.temp != "" {
 		_ = os.RemoveAll(r.temp) // what is left is the test machine's
 	}
@@ -138,9 +157,15 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	r.mu.Unlock()
 	r.refuse(f)
-	if t.kind == kindToken {
+	switch {
+	case t.kind == kindToken && r.login != nil && r.login.how == AuthToken:
+		r.serveJWT(w, req)
+		return
+	case t.kind == kindToken:
 		r.serveToken(w, req)
 		return
+	case r.login != nil:
+		w, req = &challengeCounter{w, r}, r.login.prepared(req)
 	}
 	if !r.authorized(w, req, f, t.repository) {
 		return
@@ -154,8 +179,15 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	case (t.kind == kindTags || t.kind == kindReferrers) && req.Method == http.MethodGet:
 		r.serveList(w, req, t, f)
 	default:
-		r.app.ServeHTTP(w, req)
+		r.current().ServeHTTP(w, req)
 	}
+}
+
+// current returns the distribution registry that answers now.
+func (r *Registry) current() *handlers.App {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.app
 }
 
 // refuse ends a request without an answer if the registry is down.

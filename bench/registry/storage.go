@@ -62,6 +62,6 @@ func (r *Registry) serveStorage(w http.ResponseWriter, req *http.Request) {
 	case !good:
 		http.Error(w, "Request has expired", http.StatusForbidden)
 	default:
-		r.sendBlob(w, req, t, f)
+		r.sendBlob(r.inside, w, req, t, f)
 	}
 }
