@@ -29,9 +29,11 @@ type authenticator struct {
 	// immutable
 	endpoint *endpoint
 	realms   []string
-	login    func() (credential, error) // zero credential: nobody
+	login    *login
 
 	mu sync.Mutex // protects the fields below
+	// stamp is what login's was when the answers below were found.
+	stamp string
 	// basic is the header that answers the endpoint's Basic challenge.
 	basic string
 	// tokens are by repository: a token's scope is one repository.
@@ -42,7 +44,7 @@ func newAuthenticator(e *endpoint, u Upstream) *authenticator {
 	return &authenticator{
 		endpoint: e,
 		realms:   u.Realms,
-		login:    u.login(e.up.name, e.base),
+		login:    u.newLogin(e.up.name, e.base),
 		tokens:   make(map[string]*token),
 	}
 }
@@ -68,9 +70,7 @@ type token struct {
 // registry never asked for one. It may ask the token server. An error is an
 // *attemptError or ctx's.
 func (a *authenticator) header(ctx context.Context, repository string) (string, error) {
-	a.mu.Lock()
-	basic, t := a.basic, a.tokens[repository]
-	a.mu.Unlock()
+	basic, t := a.known(repository)
 	if basic != "" || t == nil {
 		return basic, nil
 	}
@@ -92,6 +92,23 @@ func (a *authenticator) header(ctx context.Context, repository string) (string, 
 		return "", err
 	}
 	return "Bearer " + value, nil
+}
+
+// known returns what was found for a repository with the login that counts now.
+func (a *authenticator) known(repository string) (basic string, t *token) {
+	stamp := a.login.stamp()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.setStamp(stamp)
+	return a.basic, a.tokens[repository]
+}
+
+// setStamp forgets what was found with another login; mu is held.
+func (a *authenticator) setStamp(stamp string) {
+	if a.stamp != stamp {
+		a.stamp, a.basic = stamp, ""
+		clear(a.tokens) // what is under way ends in tokens that nobody finds
+	}
 }
 
 // current returns the token, or "" if there is none that is valid, and how
@@ -140,7 +157,7 @@ func (a *authenticator) renew(ctx context.Context, repository string, t *token) 
 
 // challenged takes a 401's challenges in. used is the header that was sent and
 // refused. Nil means that header now returns something better.
-func (a *authenticator) challenged(repository string, values []string, used string) error {
+func (a *authenticator) challenged(ctx context.Context, repository string, values []string, used string) error {
 	var basic, bearer *challenge
 	for _, c := range parseChallenges(strings.Join(values, ", ")) {
 		switch {
@@ -154,28 +171,30 @@ func (a *authenticator) challenged(repository string, values []string, used stri
 	case bearer != nil:
 		return a.bearerChallenged(repository, *bearer, used)
 	case basic != nil:
-		return a.basicChallenged()
+		return a.basicChallenged(ctx)
 	}
 	return denied("401 Unauthorized without a Basic or Bearer challenge")
 }
 
-func (a *authenticator) basicChallenged() error {
-	cred, err := a.login()
+func (a *authenticator) basicChallenged(ctx context.Context) error {
+	stamp := a.login.stamp() // before the look, so that no change is missed
+	cred, err := a.login.credential(ctx)
 	if err != nil {
-		return denied("%v", err)
+		return err
 	}
 	if cred.username == "" {
 		return denied("401 Unauthorized: it wants a user name and password%s", cred.missing)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.setStamp(stamp)
 	a.basic = basicHeader(cred.username, cred.password)
 	return nil
 }
 
 // refused is the error of a 401 to what header returned.
-func (a *authenticator) refused() error {
-	if cred, err := a.login(); err == nil && cred.missing != "" {
+func (a *authenticator) refused(ctx context.Context) error {
+	if cred, err := a.login.credential(ctx); err == nil && cred.missing != "" {
 		return denied("401 Unauthorized%s", cred.missing)
 	}
 	return denied("401 Unauthorized: the configured login does not give access")
@@ -238,9 +257,9 @@ func (a *authenticator) ask(ctx context.Context, repository string, c challenge)
 	if err != nil {
 		return "", 0, err
 	}
-	cred, err := a.login()
+	cred, err := a.login.credential(ctx)
 	if err != nil {
-		return "", 0, denied("%v", err)
+		return "", 0, err
 	}
 	q := tokenQuery(realm, c, repository, cred)
 	authz := ""

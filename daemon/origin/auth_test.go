@@ -17,6 +17,7 @@ import (
 	"github.com/shoal-project/shoal/bench/registry"
 	"github.com/shoal-project/shoal/daemon/origin"
 	"github.com/shoal-project/shoal/daemon/pull/pulltest"
+	"github.com/shoal-project/shoal/proto"
 )
 
 // withLogin are the options of a registry whose repository is ann's.
@@ -239,7 +240,19 @@ func TestTokenServerFails(t *testing.T) {
 // writes one in place of a password).
 func TestIdentityToken(t *testing.T) {
 	t.Parallel()
-	content, b := pulltest.Content(7, 1000)
+	content, b, url := identityRegistry(t)
+	u := withFile(url, configFile(t, strings.TrimPrefix(url, "http://"), `{"identitytoken": "refresh-me"}`))
+	got, err := fetch(t, newClient(t, u), b.Run())
+	if err != nil || !bytes.Equal(got, content) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
+// identityRegistry starts a registry whose token server takes the identity token
+// "refresh-me" only, and returns a blob that it has.
+func identityRegistry(t *testing.T) (content []byte, b proto.Blob, url string) {
+	t.Helper()
+	content, b = pulltest.Content(7, 1000)
 	var s *httptest.Server
 	s = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		switch {
@@ -259,11 +272,5 @@ func TestIdentityToken(t *testing.T) {
 		}
 	}))
 	t.Cleanup(s.Close)
-	u := at(s.URL)
-	u.Auth = origin.AuthNode
-	u.CredentialsFile = configFile(t, strings.TrimPrefix(s.URL, "http://"), `{"identitytoken": "refresh-me"}`)
-	got, err := fetch(t, newClient(t, u), b.Run())
-	if err != nil || !bytes.Equal(got, content) {
-		t.Errorf("%d bytes, %v", len(got), err)
-	}
+	return content, b, s.URL
 }

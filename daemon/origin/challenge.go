@@ -93,6 +93,12 @@ func realmAllowed(base, realm *url.URL, listed []string) bool {
 	return false
 }
 
+// sameRegistry reports whether two URLs of an upstream are of one host or one
+// registrable domain, and neither is less safe than the other.
+func sameRegistry(a, b *url.URL) bool {
+	return a.Scheme == b.Scheme && (strings.EqualFold(a.Hostname(), b.Hostname()) || sameDomain(a.Hostname(), b.Hostname()))
+}
+
 // sameDomain reports whether two hosts belong to one registrable domain, by
 // the public suffix list: auth.docker.io and registry-1.docker.io do, and
 // a.github.io and b.github.io do not.

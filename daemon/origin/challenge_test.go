@@ -1,6 +1,7 @@
 package origin
 
 import (
+	"maps"
 	"net/url"
 	"reflect"
 	"slices"
@@ -141,9 +142,9 @@ func TestDockerConfig(t *testing.T) {
 			"id.test": {"identitytoken": "z"},
 			"helped.test": {}
 		},
-		"credsStore": "desktop",
+		"credHelpers": {"helped.test": ""},
 		"HttpHeaders": {"x": "y"}
-	}`))
+	}`), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,23 +152,32 @@ func TestDockerConfig(t *testing.T) {
 		"index.docker.io":    {username: "ann", password: "se:cret"},
 		"registry.test:5000": {username: "bob", password: "y"},
 		"id.test":            {identityToken: "z"},
-		"quay.io":            {missing: ", and FILE has none for quay.io (credential helpers are not asked: the auths section must have it)"},
-		"helped.test":        {missing: ", and FILE has none for helped.test (credential helpers are not asked: the auths section must have it)"},
+		"quay.io":            {missing: ", and FILE has none for quay.io"},
+		"helped.test":        {missing: ", and FILE has none for helped.test"},
 	} {
-		if got, err := config.find([]string{host}, "FILE"); err != nil || got != want {
+		l := Upstream{CredentialsFile: "FILE"}.newLogin(host, &url.URL{Host: host})
+		l.hosts = []string{host}
+		if got, err := l.find(t.Context(), config, ""); err != nil || got != want {
 			t.Errorf("for %s: %+v, %v; want %+v", host, got, err, want)
 		}
 	}
 }
 
 func FuzzParseDockerConfig(f *testing.F) {
-	f.Add([]byte(`{"auths": {"a": {"auth": "YTpi"}}}`))
-	f.Add([]byte(`{"auths": {"a": {"auth": "%"}}}`))
-	f.Add([]byte(`null`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		config, err := parseDockerConfig(data)
+	f.Add([]byte(`{"auths": {"a": {"auth": "YTpi"}}}`), false)
+	f.Add([]byte(`{"auths": {"a": {"auth": "%"}}}`), false)
+	f.Add([]byte(`{"a": {"auth": "YTpi"}}`), true)
+	f.Add([]byte(`{"credsStore": "../x", "credHelpers": {"a": "ecr-login"}}`), false)
+	f.Add([]byte(`null`), true)
+	f.Fuzz(func(t *testing.T, data []byte, legacy bool) {
+		config, err := parseDockerConfig(data, legacy)
 		if err != nil {
 			return
+		}
+		for _, name := range append(slices.Collect(maps.Values(config.CredHelpers)), config.CredsStore) {
+			if strings.ContainsAny(name, "/\\ \x00") || strings.HasPrefix(name, ".") {
+				t.Errorf("the helper %q", name)
+			}
 		}
 		for h, a := range config.Auths {
 			if a.Auth != "" && strings.Contains(a.Username, ":") {

@@ -27,6 +27,8 @@ func TestNewRefusesMistakes(t *testing.T) {
 	noPEM := filepath.Join(t.TempDir(), "ca.pem")
 	badConfig := filepath.Join(t.TempDir(), "config.json")
 	badAuth := configFile(t, "a.test", `{"auth": "%%%"}`)
+	badHelper := filepath.Join(t.TempDir(), "helper.json")
+	write(t, badHelper, `{"credsStore": "../../bin/hunter2"}`, 0o600)
 	for _, f := range []string{noPEM, badConfig} {
 		if err := os.WriteFile(f, []byte("hunter2"), 0o600); err != nil {
 			t.Fatal(err)
@@ -45,10 +47,21 @@ func TestNewRefusesMistakes(t *testing.T) {
 		"query in url":          {"a.test", at("https://a.test?token=hunter2"), "no user, password, query"},
 		"name is no host":       {"a.test/x", origin.Upstream{}, "not a registry host"},
 		"empty name":            {"", origin.Upstream{}, "not a registry host"},
-		"unknown auth":          {"a.test", origin.Upstream{Auth: "passthru"}, "not known: use anonymous or node"},
+		"unknown auth":          {"a.test", origin.Upstream{Auth: "passthru"}, "not known: use anonymous, node or passthrough"},
 		"node with nothing":     {"a.test", origin.Upstream{Auth: "node"}, "needs credentialsFile"},
 		"user without password": {"a.test", origin.Upstream{Auth: "node", Username: "x"}, "needs credentialsFile"},
 		"both":                  {"a.test", origin.Upstream{Auth: "node", Username: "x", CredentialsFile: badAuth}, "keep one"},
+		"two passwords":         {"a.test", origin.Upstream{Auth: "node", Username: "x", Password: "hunter2", PasswordFile: noPEM}, "keep one"},
+		"two kinds of files":    {"a.test", origin.Upstream{Auth: "node", PasswordFile: noPEM, CredentialsFile: badAuth}, "keep one"},
+		"no password file":      {"a.test", origin.Upstream{Auth: "node", Username: "x", PasswordFile: "/nowhere/password"}, "/nowhere/password"},
+		"empty password file":   {"a.test", origin.Upstream{Auth: "node", Username: "x", PasswordFile: os.DevNull}, "is empty"},
+		"no file in directory":  {"a.test", origin.Upstream{Auth: "node", CredentialsFile: t.TempDir()}, ".dockerconfigjson"},
+		"helper with a path":    {"a.test", origin.Upstream{Auth: "node", CredentialsFile: badHelper}, "not a name"},
+		"passthrough with user": {"a.test", origin.Upstream{Auth: "passthrough", Username: "x", Password: "hunter2"}, "never uses"},
+		"passthrough to two":    {"a.test", passthrough("https://a.test", "https://b.test"), "of different domains"},
+		"passthrough, no TLS":   {"a.test", passthrough("https://a.test", "http://a.test"), "of different domains"},
+		"* with passthrough":    {"*", passthrough(), "an entry of its own"},
+		"basic without callers": {"a.test", origin.Upstream{Basic: true}, "for auth: passthrough only"},
 		"anonymous with user":   {"a.test", origin.Upstream{Username: "x", Password: "hunter2"}, "set auth: node"},
 		"no CA file":            {"a.test", origin.Upstream{CA: "/nowhere/ca.pem"}, "/nowhere/ca.pem"},
 		"CA without PEM":        {"a.test", origin.Upstream{CA: noPEM}, "no PEM certificate"},

@@ -57,7 +57,8 @@ func (s *Source) Fetch(ctx context.Context, r proto.Run, w io.Writer) error {
 		return fmt.Errorf("%s has %d bytes, more than %d: %w", what, r.Blob.Size, MaxManifest, ErrTooLarge)
 	}
 	t := &transfer{origin: s.origin, run: r, w: w, off: r.Offset(), end: r.Offset() + r.Size()}
-	return up.try(ctx, what, s.client.cfg.MaxRetryAfter, t.attempt)
+	// A pull is for whoever comes along, so it does not hang on one caller's token.
+	return up.try(withoutAuthorization(ctx), what, s.client.cfg.MaxRetryAfter, t.attempt)
 }
 
 // A transfer is one Fetch.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
@@ -78,4 +79,47 @@ func validLabel(s string) bool {
 		}
 	}
 	return true
+}
+
+// Named returns the configured upstream that host stands for: the one with that
+// name, or else the one that has a URL there whose repositories are the host's
+// own, without a path. host may have a port; one without is that of https. It is
+// not ok if no upstream, or more than one, has such a URL: then nobody can say
+// whose content it is. Hosts under "*" are never named.
+func (c *Client) Named(host string) (upstream string, ok bool) {
+	upstream, ok = c.hosts[strings.TrimSuffix(strings.ToLower(host), ":443")]
+	return upstream, ok && upstream != ""
+}
+
+// namedHosts returns what Named goes by. A host that is ambiguous stands for "".
+func namedHosts(named map[string]*upstream) map[string]string {
+	hosts := make(map[string]string)
+	for name, up := range named {
+		for _, e := range up.endpoints {
+			if strings.Trim(e.base.Path, "/") != "v2" {
+				continue // its repositories have other names there
+			}
+			h := hostKey(e.base)
+			if other, there := hosts[h]; there && other != name {
+				hosts[h] = ""
+				continue
+			}
+			hosts[h] = name
+		}
+	}
+	for name := range named {
+		hosts[strings.TrimSuffix(name, ":443")] = name
+	}
+	return hosts
+}
+
+// hostKey returns u's host and port, the latter left out if it is that of https.
+func hostKey(u *url.URL) string {
+	switch {
+	case u.Scheme == "http" && u.Port() == "":
+		return u.Host + ":80"
+	case u.Port() == "443":
+		return strings.TrimSuffix(u.Host, ":443")
+	}
+	return u.Host
 }

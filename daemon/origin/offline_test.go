@@ -37,6 +37,10 @@ func (c *Client) calls(ctx context.Context) map[string]func() error {
 			_, err := c.Referrers(ctx, "a.test", "app", testBlob.Digest, "", nil)
 			return err
 		},
+		"Ping": func() error {
+			_, err := c.Ping(ctx, "a.test")
+			return err
+		},
 	}
 }
 

@@ -46,8 +46,9 @@ const MaxManifest = 4 << 20
 
 // Values of Upstream.Auth.
 const (
-	AuthAnonymous = "anonymous" // no credentials are ever sent
-	AuthNode      = "node"      // the operator's credentials
+	AuthAnonymous   = "anonymous"   // no credentials are ever sent
+	AuthNode        = "node"        // the operator's credentials
+	AuthPassthrough = "passthrough" // the callers' own
 )
 
 // Config says which upstreams there are and how patient to be with them. The
@@ -108,13 +109,26 @@ type Upstream struct {
 	// ("https://harbor.corp/v2/dockerhub"). Default: https and the upstream's
 	// name; registry-1.docker.io for docker.io. Not allowed for "*".
 	URLs []string
-	// Auth is AuthAnonymous (the default) or AuthNode.
+	// Auth is AuthAnonymous (the default), AuthNode or AuthPassthrough. With the
+	// last one all URLs have to be of one domain, since a caller's token is for
+	// one registry.
 	Auth string
+	// Basic lets a caller be asked for a user name and password, which are then
+	// sent through this daemon. With AuthPassthrough only; not the default,
+	// because clients give a password to whoever asks for it.
+	Basic bool
 	// Username and Password are the operator's credentials. They are sent to
 	// those of URLs, and their token servers, that ask for them.
 	Username, Password string
-	// CredentialsFile is a docker config.json. Its auths section is searched
-	// for the host of each URL, and read anew at each login.
+	// PasswordFile has the password instead of Password. A line end after it
+	// does not count. It is read anew at each login, and a login that was made
+	// with another content is not used any more.
+	PasswordFile string
+	// CredentialsFile is a docker config.json, or a directory with one: a
+	// mounted Kubernetes secret, with .dockerconfigjson, config.json or
+	// .dockercfg in it. It is searched for the host of each URL: credential
+	// helpers that it names are asked, then its auths section. When the file
+	// changes, logins that were made with the old one are not used any more.
 	CredentialsFile string
 	// Realms are further hosts (host or host:port) that may hand out tokens;
 	// without it only https hosts of the registry's own domain may.
@@ -134,6 +148,8 @@ type Client struct {
 	metrics *metrics
 	named   map[string]*upstream // by lower-case name
 	other   *Upstream            // the "*" entry
+	hosts   map[string]string    // names of upstreams, by what Named is told
+	grants  grants
 
 	mu sync.Mutex // protects the fields below
 	// others are upstreams under "*" that were asked for, by lower-case host.
@@ -162,6 +178,7 @@ func New(cfg Config) (*Client, error) {
 		named:   make(map[string]*upstream),
 		others:  make(map[string]*upstream),
 	}
+	c.grants.init()
 	c.online, c.goOffline = context.WithCancelCause(context.Background())
 	if err := c.registerBackoff(cfg.Registry); err != nil {
 		return nil, err
@@ -171,6 +188,7 @@ func New(cfg Config) (*Client, error) {
 			return nil, fmt.Errorf("upstream %q: %w", name, err)
 		}
 	}
+	c.hosts = namedHosts(c.named)
 	return c, nil
 }
 
@@ -195,6 +213,9 @@ func (c *Client) configure(name string, u Upstream) error {
 	if name == "*" {
 		if len(u.URLs) > 0 || u.Username != "" || u.Password != "" {
 			return errors.New(`"*" stands for many registries, so it takes no url and no password: give the registry an entry of its own`)
+		}
+		if u.Auth == AuthPassthrough {
+			return fmt.Errorf(`"*" takes no auth: %s: a caller's token is for one registry, so give that an entry of its own`, AuthPassthrough)
 		}
 		u.Public = true
 		if err := u.validate(); err != nil {
@@ -229,6 +250,20 @@ func (c *Client) Close() {
 func (c *Client) Knows(upstream string) bool {
 	name := strings.ToLower(upstream)
 	return c.named[name] != nil || c.other != nil && publicHost(name)
+}
+
+// Auth returns the mode of an upstream: AuthAnonymous, AuthNode or
+// AuthPassthrough. "*" is every host that is not named. Of an upstream that is
+// not known it is empty.
+func (c *Client) Auth(upstream string) string {
+	name := strings.ToLower(upstream)
+	if up := c.named[name]; up != nil {
+		return up.authMode
+	}
+	if c.Knows(name) || name == "*" && c.other != nil {
+		return cmp.Or(c.other.Auth, AuthAnonymous)
+	}
+	return ""
 }
 
 // upstream returns the upstream with the given name.

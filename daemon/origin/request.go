@@ -28,6 +28,7 @@ type query struct {
 type target struct {
 	url   *url.URL
 	until time.Time
+	grant uint64 // number of the granted that it was found with, if any
 }
 
 const (
@@ -44,25 +45,29 @@ const (
 // error is an *attemptError; a response may have any status but a redirect's
 // or an unanswered 401, and its body must be closed.
 func (e *endpoint) do(ctx context.Context, q query) (*http.Response, error) {
+	if err := e.lacksGrant(ctx, q); err != nil {
+		return nil, err // nothing was sent, so it says nothing about a rest
+	}
 	asked := time.Now()
 	resp, err := e.send(ctx, q)
-	if err == nil && !asksForRest(resp.StatusCode, retryAfter(resp, asked)) || errors.Is(err, ErrDenied) {
-		e.up.rests.answered(e, asked)
-	}
+	e.answered(asked, resp, err)
 	return resp, err
 }
 
+// answered ends e's rest if what came of a request that was sent at asked is the
+// answer of a registry that wants to be asked.
+func (e *endpoint) answered(asked time.Time, resp *http.Response, err error) {
+	if err == nil && !asksForRest(resp.StatusCode, retryAfter(resp, asked)) || errors.Is(err, ErrDenied) {
+		e.up.rests.answered(e, asked)
+	}
+}
+
 func (e *endpoint) send(ctx context.Context, q query) (*http.Response, error) {
-	if u := e.recall(q); u != nil {
-		resp, err := e.roundTrip(ctx, q, u, "")
-		if err == nil && (resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent) {
-			return resp, nil
-		}
-		e.forget(q)
-		if err != nil {
-			return nil, err
-		}
-		discard(resp) // the signature has expired, or so: ask the registry
+	if e.up.passthrough {
+		return e.sendForCaller(ctx, q)
+	}
+	if resp, err := e.sendToTarget(ctx, q, func(target) bool { return true }); resp != nil || err != nil {
+		return resp, err
 	}
 	for asked := false; ; asked = true {
 		authz, err := e.auth.header(ctx, q.repository)
@@ -73,18 +78,38 @@ func (e *endpoint) send(ctx context.Context, q query) (*http.Response, error) {
 		if err != nil {
 			return nil, err
 		}
-		if resp.StatusCode != http.StatusUnauthorized || !sameOrigin(resp.Request.URL, e.base) {
-			e.keep(q, resp)
+		if !e.unauthorized(resp) {
+			e.keep(q, resp, 0)
 			return resp, nil
 		}
 		discard(resp)
 		if asked {
-			return nil, e.auth.refused()
+			return nil, e.auth.refused(ctx)
 		}
-		if err := e.auth.challenged(q.repository, resp.Header.Values("WWW-Authenticate"), authz); err != nil {
+		if err := e.auth.challenged(ctx, q.repository, resp.Header.Values("WWW-Authenticate"), authz); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// sendToTarget sends q to where its redirect led before, if that may be used,
+// without Authorization. It returns neither a response nor an error if the
+// registry has to be asked.
+func (e *endpoint) sendToTarget(ctx context.Context, q query, may func(target) bool) (*http.Response, error) {
+	u := e.recall(q, may)
+	if u == nil {
+		return nil, nil
+	}
+	resp, err := e.roundTrip(ctx, q, u, "")
+	if err == nil && (resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent) {
+		return resp, nil
+	}
+	e.forget(q)
+	if err != nil {
+		return nil, err
+	}
+	discard(resp) // the signature has expired, or so
+	return nil, nil
 }
 
 // follow sends q to u and follows redirects of GET and HEAD. authz goes to u's
@@ -258,8 +283,8 @@ func discard(resp *http.Response) {
 	_ = resp.Body.Close()
 }
 
-// recall returns the remembered target of q's redirect, or nil.
-func (e *endpoint) recall(q query) *url.URL {
+// recall returns the remembered target of q's redirect that may be used, or nil.
+func (e *endpoint) recall(q query, may func(target) bool) *url.URL {
 	if !q.remember || e.up.rests.unproven(e) {
 		return nil // the registry itself has to show that its rest is over
 	}
@@ -270,11 +295,15 @@ func (e *endpoint) recall(q query) *url.URL {
 		delete(e.targets, q.path)
 		return nil
 	}
+	if !may(t) {
+		return nil
+	}
 	return t.url
 }
 
-// keep remembers where q was redirected to, if resp is good and from there.
-func (e *endpoint) keep(q query, resp *http.Response) {
+// keep remembers where q was redirected to, and the number of the granted that it
+// took, if resp is good and from there.
+func (e *endpoint) keep(q query, resp *http.Response, grant uint64) {
 	good := resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent
 	if !q.remember || !good || sameOrigin(resp.Request.URL, e.base) {
 		return
@@ -284,7 +313,7 @@ func (e *endpoint) keep(q query, resp *http.Response) {
 	if len(e.targets) >= maxTargets {
 		clear(e.targets) // a minute's worth at most: the registry tells again
 	}
-	e.targets[q.path] = target{resp.Request.URL, time.Now().Add(e.up.client.cfg.RedirectTTL)}
+	e.targets[q.path] = target{resp.Request.URL, time.Now().Add(e.up.client.cfg.RedirectTTL), grant}
 }
 
 func (e *endpoint) forget(q query) {

@@ -405,3 +405,22 @@ func TestManifestFetchWaits(t *testing.T) {
 		}
 	})
 }
+
+// A call that has no token to send learns nothing about a rest, and ends none.
+func TestLackOfATokenEndsNoRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startPiped(t, Upstream{Auth: AuthPassthrough}, status(429, "10"))
+		ref := Ref{Upstream: "a.test", Repository: "app", Tag: "1", Manifest: true}
+		if _, err := c.Resolve(WithAuthorization(t.Context(), "Bearer x"), ref); !errors.Is(err, ErrUnavailable) {
+			t.Fatal(err)
+		}
+		time.Sleep(11 * time.Second)
+		if _, err := c.Resolve(t.Context(), ref); !errors.Is(err, ErrDenied) {
+			t.Errorf("%v, want ErrDenied", err)
+		}
+		up := c.named["a.test"]
+		if up.rests.of[up.endpoints[0]] == nil {
+			t.Error("the rest was ended by a call that did not ask")
+		}
+	})
+}

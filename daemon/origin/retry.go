@@ -100,6 +100,7 @@ func statusText(code int) string {
 type abortError struct{ err error }
 
 func (e *abortError) Error() string { return e.err.Error() }
+func (e *abortError) Unwrap() error { return e.err }
 
 // A failure is what is left when no URL of an upstream could do it.
 type failure struct {

@@ -1,6 +1,7 @@
 package origin
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -23,6 +24,11 @@ type upstream struct {
 	transport *http.Transport
 	endpoints []*endpoint
 	rests     rests
+	// authMode is Upstream.Auth with its default; passthrough and relayBasic
+	// are what follows from it.
+	authMode                string
+	passthrough, relayBasic bool
+	welcome                 welcome
 }
 
 // downFor is how long a URL that could not be reached comes after the others.
@@ -41,30 +47,44 @@ type endpoint struct {
 }
 
 func (u Upstream) validate() error {
-	switch u.Auth {
-	case "", AuthAnonymous:
-		if u.Username != "" || u.Password != "" || u.CredentialsFile != "" {
-			return fmt.Errorf("it has credentials that auth: %s never uses: set auth: %s, or remove them", AuthAnonymous, AuthNode)
+	switch auth := cmp.Or(u.Auth, AuthAnonymous); auth {
+	case AuthAnonymous, AuthPassthrough:
+		if u.Username != "" || u.Password != "" || u.PasswordFile != "" || u.CredentialsFile != "" {
+			return fmt.Errorf("it has credentials that auth: %s never uses: set auth: %s, or remove them", auth, AuthNode)
 		}
 	case AuthNode:
-		if u.CredentialsFile == "" && (u.Username == "" || u.Password == "") {
-			return fmt.Errorf("auth: %s needs credentialsFile, or username and password", AuthNode)
-		}
-		if u.CredentialsFile != "" && u.Username != "" {
-			return errors.New("it has both credentialsFile and username: keep one")
-		}
-	default:
-		return fmt.Errorf("auth %.40q is not known: use %s or %s", u.Auth, AuthAnonymous, AuthNode)
-	}
-	if u.CredentialsFile != "" {
-		if _, err := readDockerConfig(u.CredentialsFile); err != nil {
+		if err := u.validateLogin(); err != nil {
 			return err
 		}
+	default:
+		return fmt.Errorf("auth %.40q is not known: use %s, %s or %s", u.Auth, AuthAnonymous, AuthNode, AuthPassthrough)
+	}
+	if u.Basic && u.Auth != AuthPassthrough {
+		return fmt.Errorf("basic: true is for auth: %s only: nobody is asked for a password otherwise", AuthPassthrough)
 	}
 	if u.CA != "" {
 		if _, err := rootCAs(u.CA); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// validateLogin checks the credentials of AuthNode.
+func (u Upstream) validateLogin() error {
+	switch {
+	case u.Password != "" && u.PasswordFile != "":
+		return errors.New("it has both password and passwordFile: keep one")
+	case u.CredentialsFile != "" && (u.Username != "" || u.PasswordFile != ""):
+		return errors.New("it has both credentialsFile and username: keep one")
+	case u.CredentialsFile != "":
+		_, err := readDockerConfig(u.CredentialsFile)
+		return err
+	case u.Username == "" || u.Password == "" && u.PasswordFile == "":
+		return fmt.Errorf("auth: %s needs credentialsFile, or username and passwordFile", AuthNode)
+	case u.PasswordFile != "":
+		_, err := readPassword(u.PasswordFile)
+		return err
 	}
 	return nil
 }
@@ -85,8 +105,15 @@ func (c *Client) newUpstream(name, label string, u Upstream) (*upstream, error) 
 	if err != nil {
 		return nil, err
 	}
-	up := &upstream{client: c, name: name, label: label, transport: transport}
+	up := &upstream{
+		client: c, name: name, label: label, transport: transport,
+		authMode:    cmp.Or(u.Auth, AuthAnonymous),
+		passthrough: u.Auth == AuthPassthrough,
+		relayBasic:  u.Basic,
+	}
 	up.rests.of = make(map[*endpoint]*rest)
+	up.welcome.turn = make(chan struct{}, 1)
+	up.welcome.turn <- struct{}{}
 	for _, text := range urls {
 		base, err := parseBase(text)
 		if err != nil {
@@ -94,6 +121,10 @@ func (c *Client) newUpstream(name, label string, u Upstream) (*upstream, error) 
 		}
 		if u.Public && base.Scheme != "https" {
 			return nil, fmt.Errorf("url %s is not https", base)
+		}
+		if first := up.endpoints; up.passthrough && len(first) > 0 && !sameRegistry(first[0].base, base) {
+			return nil, fmt.Errorf("its urls are of different domains, %s and %s: with auth: %s a caller's token would be shown to both, so keep one",
+				first[0].base.Host, base.Host, AuthPassthrough)
 		}
 		e := &endpoint{up: up, base: base, targets: make(map[string]target)}
 		e.auth = newAuthenticator(e, u)
