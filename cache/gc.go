@@ -149,7 +149,7 @@ func (c *Cache) keepsRecords(d proto.Digest) bool {
 // as of some time or other; they are learned again.
 func week(t time.Time) byte { return byte(t.Unix() / int64(7*24*time.Hour/time.Second)) }
 
-// clearOld removes links, parts, tags and lists that were written long before
+// clearOld removes links, parts, tags, lists and verdicts that were written long before
 // now and are of blobs for which keep does not hold, and returns how many these
 // are. If dry is set it removes none.
 func (x *Index) clearOld(now time.Time, dry bool, keep func(proto.Digest) bool) (int, error) {
@@ -168,7 +168,7 @@ func (x *Index) clearOld(now time.Time, dry bool, keep func(proto.Digest) bool) 
 }
 
 func (x *Index) old(now time.Time, keep func(proto.Digest) bool) (old [][]byte, err error) {
-	for _, prefix := range []string{linkKey, partsKey, tagKey, listKey} {
+	for _, prefix := range []string{linkKey, partsKey, tagKey, listKey, verdictKey} {
 		err := x.read(func(txn *badger.Txn) error {
 			it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte(prefix)})
 			defer it.Close()
@@ -197,7 +197,7 @@ func (x *Index) old(now time.Time, keep func(proto.Digest) bool) (old [][]byte, 
 // digestOf returns which blob a record is of; the zero Digest if it cannot be
 // read.
 func digestOf(prefix string, item *badger.Item) (d proto.Digest, err error) {
-	if prefix == linkKey || prefix == partsKey {
+	if prefix == linkKey || prefix == partsKey || prefix == verdictKey {
 		key := string(item.Key())
 		d, _ = proto.ParseDigest(key[strings.LastIndexByte(key, 0)+1:])
 		return d, nil

