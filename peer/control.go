@@ -417,7 +417,10 @@ func (g *gater) InterceptSecured(dir network.Direction, id libp2ppeer.ID, addrs 
 	}
 	if addr, err := manet.ToNetAddr(addrs.RemoteMultiaddr()); err == nil {
 		if guest := g.c.front.guest(addr); guest != nil {
-			g.c.front.proven(guest)
+			if !g.c.front.proven(guest, id.String(), g.c.front.most) {
+				g.c.log.Warn("a control connection was refused", "peer", id, "error", errTooMany)
+				return false
+			}
 		}
 	}
 	return true

@@ -22,10 +22,11 @@
 //	GET /v1/blobs/<digest>
 //	Range: bytes=<first>-<last>        needed; both ends, inside the blob
 //	Shoal-Within: <milliseconds>       how long to wait for chunks that are not here yet
+//	Shoal-Capability: <text>           shown for a private blob, which has an alias for a digest
 //
 // is answered with 206, Content-Range and the bytes. The blob may be still
 // arriving: chunks are sent as they come in. 404 says that nothing of the blob
-// is here, 503 that the first chunk did not come in time, 416 that the range is
+// is here for this asker, 503 that the first chunk did not come in time, 416 that the range is
 // missing, malformed or outside, 403 that the asker is not a member any more.
 // If a later chunk does not come, the answer is cut short and the connection
 // closed, so the asker sees fewer bytes than Content-Length says and never a
@@ -34,6 +35,18 @@
 // With curl, on a node with peer.security none:
 //
 //	curl -r 0-1023 http://10.0.0.7:7051/v1/blobs/sha256:…
+//
+// # Floods
+//
+// A connection must say its first byte in 5 s and end its handshake in 10 s; of
+// those that have proven nothing there are 1,024 at most, and the oldest gives
+// way. One identity has at most 256 connections, and so as many requests at a
+// time; one address 8,192 with security none, since many members may share it;
+// all together 16,384. A header is at most 8 KiB and must come within 10 s, a
+// request has no body, an idle connection is closed after 90 s, and an asker
+// that takes less than a MiB in 2 minutes is let go. A stranger who goes through
+// with the handshake, again and again, costs a millisecond of CPU each time:
+// that is for a firewall to stop.
 //
 // # Why
 //
@@ -79,10 +92,20 @@
 // take that MiB is set after the wait, so that who waits for its turn is not
 // taken for dead. What is granted still goes by sendfile.
 //
+// What a peer means by a digest, and whether it may have that, is asked of
+// Config.Real, which knows who has proven to ask; room daemon/veil says what is
+// private. A refusal is the answer for a blob that is not here, to the byte, so
+// that nobody learns who has what.
+//
 // Security none trusts addresses: whoever has the IP address of a member gets
 // chunks. That is every program on a member's machine, and everybody who can
 // take a member's address. Members' addresses must be IP addresses then; names
 // are not looked up. Control streams are encrypted and proven all the same.
+//
+// The low water mark of a connection (SO_RCVLOWAT) is set back at the end of
+// each body. It was not, when a whole body came in one read with its end: the
+// next answer on that connection, if it was short, such as a 404, was then
+// noticed after the stall timeout only.
 //
 // Measured against its floor, which is the same requests, sums and writes with
 // nothing but net/http, in the same run (BenchmarkTransfer): 0.98 to 1.04 times

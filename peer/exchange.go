@@ -233,8 +233,12 @@ func (s *Source) fetch(ctx context.Context, r proto.Run, w io.Writer, watch *wat
 
 // ask sends the request and waits for the response's header.
 func (s *Source) ask(ctx context.Context, r proto.Run) (*http.Response, error) {
+	name, capability := r.Blob.Digest, ""
+	if s.host.name != nil {
+		name, capability = s.host.name(r.Blob.Digest)
+	}
 	u := s.url
-	u.Path = blobPath + r.Blob.Digest.String()
+	u.Path = blobPath + name.String()
 	within := s.host.stall
 	if deadline, ok := ctx.Deadline(); ok {
 		within = min(within, time.Until(deadline))
@@ -251,6 +255,9 @@ func (s *Source) ask(ctx context.Context, r proto.Run) (*http.Response, error) {
 			withinHeader: {strconv.FormatInt(max(within.Milliseconds(), 0), 10)},
 			"User-Agent": {"shoal"},
 		},
+	}
+	if capability != "" {
+		req.Header[capabilityHeader] = []string{capability}
 	}
 	resp, err := s.host.transport.RoundTrip(req.WithContext(ctx))
 	var remote *net.OpError
@@ -290,6 +297,7 @@ func (h *Host) copy(w io.Writer, body io.Reader, n int64, watch *watch, b *batch
 			left -= int64(k)
 		}
 		if err == io.EOF && left == 0 {
+			b.expect(0) // the last read may have been a long one; short answers may follow on the connection
 			return nil
 		}
 		if err != nil {

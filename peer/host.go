@@ -10,11 +10,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/crypto"
 	libp2ppeer "github.com/libp2p/go-libp2p/core/peer"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	"github.com/prometheus/client_golang/prometheus"
@@ -52,6 +54,19 @@ type Config struct {
 	// StallTimeout is how long a Source waits for a byte; zero is
 	// DefaultStallTimeout.
 	StallTimeout time.Duration
+	// Allowed reports whether a peer ID may be a member at all; nil lets in all
+	// that SetMembers names. It is asked there.
+	Allowed func(id string) bool
+	// Name returns what peers call a blob and, if they hand it out only for a
+	// capability, that; nil calls every blob by its digest. It is called for each
+	// request of this node.
+	Name func(d proto.Digest) (name proto.Digest, capability string)
+	// Real returns the blob that a peer means by a name, or false if there is no
+	// such blob for it: it is told the same as of a blob that is not here. asker
+	// is the peer ID that it has proven, or empty with Insecure; capability is
+	// what it sent. Nil: every name is the digest. It is called for each request
+	// of a peer, and must not block.
+	Real func(name proto.Digest, asker, capability string) (proto.Digest, bool)
 	// Upload waits until some of the next want bytes may be sent to a peer, and
 	// returns how many, at least 1. It fails when ctx ends. Nil is no limit.
 	Upload func(ctx context.Context, want int64) (int64, error)
@@ -65,11 +80,14 @@ type Config struct {
 // gives, the chunks that it asks for, and the control streams.
 type Host struct {
 	id        libp2ppeer.ID
+	key       crypto.PrivKey
 	identity  *libp2ptls.Identity
 	addr      string
 	insecure  bool
 	stall     time.Duration
 	log       *slog.Logger
+	allows    func(id string) bool
+	name      func(d proto.Digest) (proto.Digest, string)
 	members   *members
 	front     *front
 	http      *http.Server
@@ -107,8 +125,10 @@ func New(cfg Config) (*Host, error) {
 		return nil, fmt.Errorf("identity %s: %w", id, err)
 	}
 	h := &Host{
-		id: id, identity: identity, insecure: cfg.Insecure, log: log,
+		id: id, key: key, identity: identity, insecure: cfg.Insecure, log: log,
 		members: newMembers(),
+		allows:  cfg.Allowed,
+		name:    cfg.Name,
 		stall:   cfg.StallTimeout,
 		buffers: sync.Pool{New: func() any { b := make([]byte, copyBuffer); return &b }},
 	}
@@ -166,7 +186,7 @@ func advertised(host string, ln *net.TCPAddr, log *slog.Logger) (string, error) 
 // newServer makes the server of the data plane and the metrics.
 func (h *Host) newServer(cfg Config) error {
 	s := &server{
-		cache: cfg.Cache, log: h.log, allowed: h.allowed, within: sendWithin, upload: cfg.Upload,
+		cache: cfg.Cache, log: h.log, allowed: h.allowed, within: sendWithin, upload: cfg.Upload, real: cfg.Real,
 		served: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "shoal_peer_served_bytes_total",
 			Help: "Bytes of blobs that this node has sent to its peers.",
@@ -237,8 +257,11 @@ func (h *Host) secure(g *guest) net.Conn {
 			h.log.Info("a stranger asked for chunks", "peer", id, "address", g.addr)
 			return fmt.Errorf("%s is not a member", id)
 		}
-		g.id = id
-		h.front.proven(g)
+		g.id, g.asker = id, id.String()
+		if !h.front.proven(g, g.asker, h.front.most) {
+			h.log.Warn("a connection was refused", "peer", id, "error", errTooMany)
+			return errTooMany
+		}
 		return nil
 	}
 	return tls.Server(g.conn, config)
@@ -256,16 +279,24 @@ func (h *Host) allowed(r *http.Request) bool {
 	return h.insecure && h.members.hasIP(g.addr.Addr())
 }
 
+// Sign signs b with the identity key, so that others can check by the peer ID
+// alone that it is this node's word. What is signed should begin with what it is
+// for.
+func (h *Host) Sign(b []byte) ([]byte, error) { return h.key.Sign(b) }
+
 // ID returns this node's peer ID in text form.
 func (h *Host) ID() string { return h.id.String() }
 
 // Addr returns the host:port by which others reach this node.
 func (h *Host) Addr() string { return h.addr }
 
-// SetMembers says who may come in from now on. The control connections of
-// those who have gone are closed, and their next requests refused. It does not
-// block.
+// SetMembers says who may come in from now on, of those that Config.Allowed
+// lets in. The control connections of those who have gone are closed, and their
+// next requests refused. It does not block.
 func (h *Host) SetMembers(ms []proto.Member) {
+	if h.allows != nil {
+		ms = slices.DeleteFunc(slices.Clone(ms), func(m proto.Member) bool { return !h.allows(m.ID) })
+	}
 	for _, m := range h.members.set(ms, h.insecure) {
 		h.log.Warn("a member can't be let in: its ID must be a peer ID, "+
 			"and with peer.security none its address an IP address", "peer", m.ID, "name", m.Name, "address", m.Addr)

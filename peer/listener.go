@@ -26,7 +26,16 @@ const (
 	// maxConns bounds all connections. A node talks to a few dozen peers at a
 	// time, a scheduler has one control connection for each node.
 	maxConns = 16384
+	// maxPerPeer bounds the connections of one peer ID, so that no member can
+	// take all of them, and with them its requests at a time, since a connection
+	// has one. Leases need a handful, the pool of an asker keeps idlePerPeer.
+	maxPerPeer = 256
+	// maxPerAddress is the same with security none, where the address is all
+	// that is known of the other end, and many members may share it.
+	maxPerAddress = maxConns / 2
 )
+
+var errTooMany = errors.New("this peer has too many connections already")
 
 // A kind is what a connection carries.
 type kind uint8
@@ -61,11 +70,14 @@ type guest struct {
 
 	// id is who the other end has proven to be. It is written by the goroutine
 	// that does the TLS handshake and read later by the same one.
-	id libp2ppeer.ID
+	// The same is true of asker, its text form; empty if it has proven nothing.
+	id    libp2ppeer.ID
+	asker string
 
 	// Protected by front.mu.
 	kind     kind
 	unproven *list.Element // nil once proven
+	who      string        // what perPeer counts it under
 }
 
 // A front accepts the connections of the one port and hands them on by kind.
@@ -78,13 +90,15 @@ type front struct {
 	secure   func(*guest) net.Conn // wraps a connection of kindTLS
 	data     *sorted               // of kindTLS and, if insecure, kindPlain
 	control  *sorted
+	most     int // maxPerPeer
 
 	wg sync.WaitGroup // one for each connection that is being sorted
 
 	mu sync.Mutex
 	// mu protects the fields below.
 	guests   map[netip.AddrPort]*guest
-	unproven *list.List // of *guest, oldest first
+	unproven *list.List     // of *guest, oldest first
+	perPeer  map[string]int // proven guests, by peer ID or IP address
 	count    [kinds]int
 }
 
@@ -95,6 +109,8 @@ func newFront(ln *net.TCPListener, insecure bool, m *members, secure func(*guest
 		control:  newSorted(ln.Addr()),
 		guests:   make(map[netip.AddrPort]*guest),
 		unproven: list.New(),
+		perPeer:  make(map[string]int),
+		most:     maxPerPeer,
 	}
 }
 
@@ -172,11 +188,24 @@ func (f *front) prove(g *guest) {
 	}
 }
 
-// proven notes that the other end of g is a member.
-func (f *front) proven(g *guest) {
+// proven notes that the other end of g is the member who, a peer ID or, if that
+// is all that is known, an IP address. It reports whether that one may have
+// another connection.
+func (f *front) proven(g *guest, who string, most int) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.guests[g.addr] != g { // closed meanwhile
+		return true
+	}
+	if g.who == "" {
+		if f.perPeer[who] >= most {
+			return false
+		}
+		g.who = who
+		f.perPeer[who]++
+	}
 	f.prove(g)
+	return true
 }
 
 // leave notes that the connection of g is closed. It can be called again.
@@ -194,6 +223,12 @@ func (f *front) drop(g *guest) {
 	delete(f.guests, g.addr)
 	f.prove(g)
 	f.count[g.kind]--
+	if g.who == "" {
+		return
+	}
+	if f.perPeer[g.who]--; f.perPeer[g.who] == 0 {
+		delete(f.perPeer, g.who)
+	}
 }
 
 // guest returns the guest whose connection comes from addr, or nil.
@@ -264,7 +299,9 @@ func (f *front) handOn(ctx context.Context, g *guest) error {
 		if !f.members.admitIP(ctx, g.addr.Addr()) {
 			return errors.New("no member has this address")
 		}
-		f.proven(g)
+		if !f.proven(g, g.addr.Addr().String(), maxPerAddress) {
+			return errTooMany
+		}
 		return f.data.put(ctx, g.conn)
 	case k == kindPlain:
 		return errors.New("plain HTTP, but peer.security is tls here")

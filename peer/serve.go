@@ -27,6 +27,8 @@ const (
 	withinHeader  = "Shoal-Within"
 	defaultWithin = 10 * time.Second
 	maxWithin     = time.Minute
+	// capabilityHeader is what the asker shows to be given a private blob.
+	capabilityHeader = "Shoal-Capability"
 
 	// quantum is how much is sent with one deadline: an asker that takes less
 	// in sendWithin is let go. 1 MiB is large enough to cost nothing. Ten that
@@ -47,6 +49,7 @@ type server struct {
 	allowed  func(*http.Request) bool
 	within   time.Duration // sendWithin
 	upload   func(ctx context.Context, want int64) (int64, error)
+	real     func(name proto.Digest, asker, capability string) (proto.Digest, bool)
 	served   prometheus.Counter
 	requests *prometheus.CounterVec // by code
 }
@@ -91,7 +94,7 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request) int {
 	if !ok {
 		return refuse(w, http.StatusBadRequest, "%s is not a number of milliseconds", withinHeader)
 	}
-	blob, ok := s.cache.Known(digest)
+	blob, ok := s.known(r, digest)
 	if !ok {
 		return refuse(w, http.StatusNotFound, "nothing of %s is here", digest)
 	}
@@ -114,6 +117,26 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request) int {
 	describe(w.Header(), size)
 	w.WriteHeader(http.StatusOK)
 	return http.StatusOK
+}
+
+// known returns the blob that the sender of r means by a name, if it is here for
+// that one.
+func (s *server) known(r *http.Request, name proto.Digest) (*cache.Blob, bool) {
+	if s.real == nil {
+		return s.cache.Known(name)
+	}
+	asker, capability := "", ""
+	if g, ok := r.Context().Value(guestKey{}).(*guest); ok {
+		asker = g.asker
+	}
+	if values := r.Header[capabilityHeader]; len(values) == 1 {
+		capability = values[0]
+	}
+	digest, ok := s.real(name, asker, capability)
+	if !ok {
+		return nil, false
+	}
+	return s.cache.Known(digest)
 }
 
 // describe sets the headers of a body of n bytes. Without a type, net/http

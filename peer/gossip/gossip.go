@@ -3,7 +3,6 @@ package gossip
 import (
 	"cmp"
 	"context"
-	"crypto/hkdf"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -22,10 +21,6 @@ import (
 	"github.com/shoal-project/shoal/proto"
 )
 
-// keyLabel separates the gossip's key from any other that may be derived from
-// the cluster secret, and its versions from each other.
-const keyLabel = "shoal gossip key v1"
-
 // ErrSecret says that every join address answered and refused our secret.
 var ErrSecret = errors.New("the fleet has another cluster secret than this node: " +
 	"compare the contents of gossip.secretFile here and on the other nodes")
@@ -42,11 +37,29 @@ type Config struct {
 	// Join are the host:port of members to start with. A name stands for all
 	// of its addresses. This node's own may be among them.
 	Join []string
-	// Secret is the cluster secret. It may be empty only if Listen is a
-	// loopback address; then nothing is encrypted.
-	Secret []byte
-	// Self is what the others are told of this node.
+	// Secrets are the cluster secrets that are valid now. The first is used to
+	// send, all are accepted; SetSecrets changes them. There may be none only if
+	// Listen is a loopback address; then nothing is encrypted.
+	Secrets [][]byte
+	// Self is what the others are told of this node. Its ID must be that of the
+	// key that Sign signs with.
 	Self proto.Member
+	// Sign signs with this node's identity key: peer.Host's Sign. It is needed.
+	Sign func([]byte) ([]byte, error)
+	// Allowed reports whether a peer ID may be a member at all; nil lets in
+	// whoever knows the secret. It is called often and must not block; after its
+	// answers have changed, Recheck is due.
+	Allowed func(id string) bool
+	// Note gets the notes that others Tell, one at a time, each mostly once but
+	// maybe again, not in order. It may block for a while; notes that come
+	// meanwhile can be lost. Nil: notes are passed on only.
+	Note func(note []byte)
+	// State and Merge are what full exchanges carry beside the members: State
+	// returns this node's, at most 4 MiB, and Merge gets another's. Merge may
+	// get an old one. They are called by several goroutines and should not take
+	// long. Nil: nothing.
+	State func() []byte
+	Merge func(state []byte)
 	// Log gets what happens; nil is nowhere.
 	Log *slog.Logger
 }
@@ -54,7 +67,11 @@ type Config struct {
 // Gossip is this process's part in the fleet's gossip.
 type Gossip struct {
 	self      proto.Member
-	meta      []byte
+	sign      func([]byte) ([]byte, error)
+	allowed   func(id string) bool
+	note      func([]byte)
+	state     func() []byte
+	merge     func([]byte)
 	join      []hostPort
 	listen    netip.Addr
 	advertise netip.Addr
@@ -69,8 +86,13 @@ type Gossip struct {
 	disputed  atomic.Bool   // somebody says that our identity is elsewhere
 	failing   atomic.Int64  // when a probe of another was last not answered in time, in Unix nanoseconds
 	heal      time.Duration // healEvery
+	outdone   chan struct{} // 1-buffered: the epoch has changed
+	notes     memberlist.TransmitLimitedQueue
+	taken     chan []byte // notes of others, not handed over yet
+	exchanges atomic.Uint64
 
-	leaving sync.Mutex // held while leaving
+	leaving  sync.Mutex // held while leaving
+	rotating sync.Mutex // held while the secrets change
 
 	mu sync.Mutex
 	// mu protects the fields below.
@@ -79,6 +101,14 @@ type Gossip struct {
 	others    map[string]proto.Member
 	at        map[string]netip.AddrPort // where the others gossip
 	conflicts map[string]string         // ID → address that was reported last
+	epoch     uint64                    // of this member
+	meta      []byte                    // of this member, signed
+	records   map[string]record         // of the others, those that have gone lately too
+	seen      map[[sha256.Size]byte]bool
+	seenRing  [][sha256.Size]byte // what is in seen, seenNext being the oldest once it is full
+	seenNext  int
+
+	complained time.Time // when somebody who is kept out was last logged
 }
 
 type hostPort struct {
@@ -97,17 +127,22 @@ func New(cfg Config) (*Gossip, error) {
 		others:    make(map[string]proto.Member),
 		at:        make(map[string]netip.AddrPort),
 		conflicts: make(map[string]string),
+		sign:      cfg.Sign, allowed: cfg.Allowed, note: cfg.Note, state: cfg.State, merge: cfg.Merge,
+		outdone: make(chan struct{}, 1),
+		taken:   make(chan []byte, maxNotes),
+		epoch:   uint64(time.Now().UnixMilli()),
+		records: make(map[string]record),
+		seen:    make(map[[sha256.Size]byte]bool),
 	}
+	g.notes.RetransmitMult = retransmitMult
+	g.notes.NumNodes = g.count
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
 	}
 	g.lines = &logWriter{log: g.log}
-	var err error
-	if g.meta, err = encodeMeta(cfg.Self); err != nil {
-		return nil, fmt.Errorf("gossip: %w", err)
-	}
-	if _, err := parseMeta(cfg.Self.ID, g.meta); err != nil {
-		return nil, fmt.Errorf("gossip: this member: %w", err)
+	err := g.checkSelf()
+	if err != nil {
+		return nil, err
 	}
 	if g.join, err = parseJoin(cfg.Join); err != nil {
 		return nil, err
@@ -120,7 +155,11 @@ func New(cfg Config) (*Gossip, error) {
 		bind.IP = net.IPv6unspecified // every address, of both kinds
 	}
 	g.listen = bind.AddrPort().Addr().Unmap()
-	key, err := deriveKey(cfg.Secret, cfg.Listen, g.listen)
+	keys, err := deriveKeys(cfg.Secrets, cfg.Listen, g.listen)
+	if err != nil {
+		return nil, err
+	}
+	ring, err := newKeyring(keys)
 	if err != nil {
 		return nil, err
 	}
@@ -128,24 +167,46 @@ func New(cfg Config) (*Gossip, error) {
 		return nil, err
 	}
 	logger := log.New(g.lines, "", 0)
-	if g.transport, err = listen(bind, logger); err != nil {
+	if g.transport, err = listen(bind, door{id: g.self.ID, sign: g.sign, allows: g.allows}, g.log, logger); err != nil {
 		return nil, err
 	}
 	g.addr = net.JoinHostPort(g.advertise.String(), strconv.Itoa(g.transport.port))
-	g.configure(key, logger)
+	if err := g.sealCard(); err != nil {
+		return nil, errors.Join(err, g.transport.Shutdown())
+	}
+	g.configure(ring, logger)
 	g.watch <- g.Members()
 	return g, nil
 }
 
+// checkSelf checks that what the others are to be told of this member can be
+// told and proven.
+func (g *Gossip) checkSelf() error {
+	if g.sign == nil {
+		return errors.New("gossip: nothing to sign with")
+	}
+	meta, err := card{member: g.self}.seal(netip.AddrPort{}, g.sign)
+	if err != nil {
+		return fmt.Errorf("gossip: %w", err)
+	}
+	if _, err = parseMeta(g.self.ID, meta); err == nil {
+		err = verifyMeta(g.self.ID, netip.AddrPort{}, meta)
+	}
+	if err != nil {
+		return fmt.Errorf("gossip: this member: %w", err)
+	}
+	return nil
+}
+
 // configure fills in memberlist's configuration.
-func (g *Gossip) configure(key []byte, logger *log.Logger) {
+func (g *Gossip) configure(ring *memberlist.Keyring, logger *log.Logger) {
 	c := tuned(g.listen.IsLoopback())
 	c.Name = g.self.ID // so that two nodes of one name do not fight
 	c.Transport = g.transport
 	c.BindPort = g.transport.port
 	c.AdvertiseAddr = g.advertise.String()
 	c.AdvertisePort = g.transport.port
-	c.SecretKey = key
+	c.Keyring = ring
 	c.Logger = logger
 	c.DisableTcpPingsForNode = func(string) bool { // asked when a probe was not answered in time
 		g.failing.Store(time.Now().UnixNano())
@@ -155,19 +216,8 @@ func (g *Gossip) configure(key []byte, logger *log.Logger) {
 	c.Events = events{g}
 	c.Conflict = events{g}
 	c.Merge = events{g}
+	c.Alive = events{g}
 	g.config = c
-}
-
-// deriveKey makes the key of the gossip, 32 bytes for AES-256, or none.
-func deriveKey(secret []byte, listen string, ip netip.Addr) ([]byte, error) {
-	if len(secret) > 0 {
-		return hkdf.Key(sha256.New, secret, nil, keyLabel, 32)
-	}
-	if !ip.IsLoopback() {
-		return nil, fmt.Errorf("gossip: no cluster secret, and gossip.listen %q can be reached from other machines: "+
-			"set gossip.secretFile, or listen on 127.0.0.1", listen)
-	}
-	return nil, nil
 }
 
 func parseJoin(join []string) ([]hostPort, error) {
@@ -212,7 +262,9 @@ func (g *Gossip) Members() []proto.Member {
 	ms := make([]proto.Member, 0, len(g.others)+1)
 	ms = append(ms, g.self)
 	for _, m := range g.others {
-		ms = append(ms, m)
+		if g.allows(m.ID) {
+			ms = append(ms, m)
+		}
 	}
 	slices.SortFunc(ms, func(a, b proto.Member) int { return cmp.Compare(a.ID, b.ID) })
 	return ms
@@ -223,6 +275,20 @@ func (g *Gossip) Members() []proto.Member {
 // those between and is never in the way. It is for one receiver and is never
 // closed.
 func (g *Gossip) Watch() <-chan []proto.Member { return g.watch }
+
+// Recheck looks at the members again after what Allowed answers has changed.
+// Those that are not allowed any more are out of the view at once, and get no
+// connection; memberlist has no way to drop one that is alive, so that packets
+// go on to reach it until it is gone or the secret has changed. One that has come
+// to be allowed is in the view when the gossip next tells of it, in seconds.
+func (g *Gossip) Recheck() { notify(g.changed) }
+
+// count returns how many members there are, this one included.
+func (g *Gossip) count() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.others) + 1
+}
 
 // company reports whether there are other members.
 func (g *Gossip) company() bool {
@@ -255,6 +321,8 @@ func (g *Gossip) Run(ctx context.Context) error {
 	publishing, cancel := context.WithCancel(context.Background())
 	var publisher sync.WaitGroup
 	publisher.Go(func() { g.publish(publishing) })
+	publisher.Go(func() { g.takeNotes(publishing) })
+	publisher.Go(func() { g.keepNewest(publishing, list) })
 	err = g.keepJoined(ctx, list)
 	leaving, done := context.WithTimeout(context.Background(), leaveWithin)
 	defer done()
@@ -337,17 +405,18 @@ func (g *Gossip) Close() error {
 	return g.transport.Shutdown()
 }
 
-// A delegate tells memberlist what to tell the others of this member.
+// A delegate tells memberlist what to tell the others of this member. Its other
+// methods are in note.go.
 type delegate struct{ g *Gossip }
 
-func (d delegate) NodeMeta(int) []byte             { return d.g.meta }
-func (d delegate) NotifyMsg([]byte)                {}
-func (d delegate) GetBroadcasts(int, int) [][]byte { return nil }
-func (d delegate) LocalState(bool) []byte          { return nil }
-func (d delegate) MergeRemoteState([]byte, bool)   {}
+func (d delegate) NodeMeta(int) []byte {
+	d.g.mu.Lock()
+	defer d.g.mu.Unlock()
+	return d.g.meta
+}
 
 // events takes what memberlist hears. memberlist calls it with its own lock
-// held, so nothing here may wait or call back.
+// held, so nothing here may wait or call back. Who is let in is in admit.go.
 type events struct{ g *Gossip }
 
 func (e events) NotifyJoin(n *memberlist.Node)   { e.g.heard(n) }
@@ -356,18 +425,6 @@ func (e events) NotifyUpdate(n *memberlist.Node) { e.g.heard(n) }
 func (e events) NotifyLeave(n *memberlist.Node) {
 	e.g.set(n.Name, nil)
 	e.g.log.Debug("a member has gone", "peer", n.Name)
-}
-
-// NotifyMerge sees what another member knows, when one of the two joins the
-// other. If that has this member's identity at another address, it will not
-// hear of this one until it knows the other to be dead.
-func (e events) NotifyMerge(known []*memberlist.Node) error {
-	for _, n := range known {
-		if n.Name == e.g.self.ID && n.Address() != e.g.addr {
-			e.g.disputed.Store(true)
-		}
-	}
-	return nil
 }
 
 // NotifyConflict hears that one identity is at two addresses: a member that
@@ -385,24 +442,25 @@ func (e events) NotifyConflict(known, other *memberlist.Node) {
 	}
 }
 
-// heard takes in what a member says of itself.
+// heard takes in what a member says of itself, which NotifyAlive has judged.
 func (g *Gossip) heard(n *memberlist.Node) {
 	if n.Name == g.self.ID {
 		return
 	}
-	m, err := parseMeta(n.Name, n.Meta)
-	if err != nil {
+	c, err := parseMeta(n.Name, n.Meta)
+	at, aerr := addrOf(n)
+	if err = errors.Join(err, aerr); err != nil {
 		g.log.Warn("a member is left out: what it says of itself can't be read", "peer", n.Name, "address", n.Address(), "error", err)
 		g.set(n.Name, nil)
 		return
 	}
+	m := c.member
 	g.set(n.Name, &m)
 	// Noted here, while memberlist holds its lock: it changes its Nodes later.
-	if ip, ok := netip.AddrFromSlice(n.Addr); ok {
-		g.mu.Lock()
-		g.at[n.Name] = netip.AddrPortFrom(ip.Unmap(), n.Port)
-		g.mu.Unlock()
-	}
+	g.mu.Lock()
+	g.at[n.Name] = at
+	g.remember(n.Name, at, n.Meta, c.epoch)
+	g.mu.Unlock()
 	g.log.Debug("a member is there", "peer", m.ID, "name", m.Name, "zone", m.Zone, "address", m.Addr)
 }
 
@@ -413,6 +471,7 @@ func (g *Gossip) set(id string, m *proto.Member) {
 	if m == nil {
 		delete(g.others, id)
 		delete(g.at, id)
+		g.forget(id)
 	} else {
 		g.others[id] = *m
 		delete(g.conflicts, id)

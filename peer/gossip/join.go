@@ -207,6 +207,9 @@ func joinError(target netip.AddrPort, err error) error {
 	if _, after, ok := strings.Cut(text, fmt.Sprintf("failed to join %s: ", target)); ok {
 		text = after
 	}
+	if strings.HasSuffix(text, "EOF") || strings.HasSuffix(text, "connection reset by peer") {
+		text += ": it may not let this node's peer ID in"
+	}
 	return fmt.Errorf("%s: %s", target, text)
 }
 

@@ -1,8 +1,11 @@
 package gossip
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"unicode"
 	"unicode/utf8"
 
@@ -12,63 +15,110 @@ import (
 )
 
 // metaVersion is the first byte of a member's metadata. Another one has fields
-// that this code does not know where to find.
-const metaVersion = 1
+// that this code does not know where to find. Version 1 was not signed.
+const metaVersion = 2
 
 // maxText bounds each text in the metadata, in bytes: its length is one byte.
 const maxText = 255
 
-// encodeMeta packs what the gossip carries of m beside its ID, which is the
-// node's name there: a version, the roles, and name, zone and address, each
-// with its length before it.
-func encodeMeta(m proto.Member) ([]byte, error) {
-	b := []byte{metaVersion, byte(m.Roles)}
+// metaFixed is how many bytes of the metadata are not of texts: version, epoch,
+// roles, three lengths and the signature.
+const metaFixed = 1 + 8 + 1 + 3 + signatureSize
+
+// A card is what a member says of itself.
+type card struct {
+	member proto.Member
+	// epoch says when the member's process started, in milliseconds since 1970:
+	// of two cards of one identity the one with the higher epoch is the newer.
+	epoch uint64
+}
+
+// encode packs what the gossip carries of c beside the ID, which is the node's
+// name there: a version, the epoch, the roles, and name, zone and address, each
+// with its length before it. The signature follows.
+func (c card) encode() ([]byte, error) {
+	b := binary.BigEndian.AppendUint64([]byte{metaVersion}, c.epoch)
+	b = append(b, byte(c.member.Roles))
+	m := c.member
+	texts := 0
 	for _, f := range []struct{ what, text string }{{"name", m.Name}, {"zone", m.Zone}, {"address", m.Addr}} {
 		if err := checkText(f.text); err != nil {
 			return nil, fmt.Errorf("the member's %s: %w", f.what, err)
 		}
 		b = append(b, byte(len(f.text)))
 		b = append(b, f.text...)
+		texts += len(f.text)
 	}
-	if len(b) > memberlist.MetaMaxSize {
-		return nil, fmt.Errorf("the member's name, zone and address take %d bytes in all, %d at most",
-			len(b)-5, memberlist.MetaMaxSize-5)
+	if most := memberlist.MetaMaxSize - metaFixed; texts > most {
+		return nil, fmt.Errorf("the member's name, zone and address take %d bytes in all, %d at most", texts, most)
 	}
 	return b, nil
 }
 
-// parseMeta reads what encodeMeta wrote. Bytes after the known fields are
-// ignored, so that a later version can add some.
-func parseMeta(id string, b []byte) (proto.Member, error) {
+// seal returns c as metadata, signed for a member that gossips at the address
+// at.
+func (c card) seal(at netip.AddrPort, sign func([]byte) ([]byte, error)) ([]byte, error) {
+	b, err := c.encode()
+	if err != nil {
+		return nil, err
+	}
+	return appendSignature(b, sign, cardLabel, []byte(c.member.ID), []byte(at.String()), b)
+}
+
+// verifyMeta checks that the metadata was signed by the owner of the ID, for
+// the address at which the member is said to gossip.
+func verifyMeta(id string, at netip.AddrPort, b []byte) error {
+	said, signature, err := cutSignature(b)
+	if err != nil {
+		return err
+	}
+	return verify(id, signature, cardLabel, []byte(id), []byte(at.String()), said)
+}
+
+// addrOf returns the address at which a node is said to gossip.
+func addrOf(n *memberlist.Node) (netip.AddrPort, error) {
+	ip, ok := netip.AddrFromSlice(n.Addr)
+	if !ok {
+		return netip.AddrPort{}, fmt.Errorf("%v is no IP address", net.IP(n.Addr))
+	}
+	return netip.AddrPortFrom(ip.Unmap(), n.Port), nil
+}
+
+// parseMeta reads what seal wrote, without a look at the signature. Bytes
+// between the known fields and the signature are ignored, so that a later
+// version can add some.
+func parseMeta(id string, b []byte) (card, error) {
 	if id == "" {
-		return proto.Member{}, errors.New("no ID")
+		return card{}, errors.New("no ID")
 	}
 	if err := checkText(id); err != nil {
-		return proto.Member{}, fmt.Errorf("ID: %w", err)
+		return card{}, fmt.Errorf("ID: %w", err)
 	}
-	if len(b) < 2 {
-		return proto.Member{}, fmt.Errorf("metadata of %d bytes is cut short", len(b))
+	if len(b) > 0 && b[0] != metaVersion {
+		return card{}, fmt.Errorf("metadata has version %d, this is version %d", b[0], metaVersion)
 	}
-	if b[0] != metaVersion {
-		return proto.Member{}, fmt.Errorf("metadata has version %d, this is version %d", b[0], metaVersion)
+	b, _, err := cutSignature(b)
+	if err != nil || len(b) < 10 {
+		return card{}, errors.New("metadata is cut short")
 	}
-	m := proto.Member{ID: id, Roles: proto.Role(b[1])}
-	b = b[2:]
+	c := card{member: proto.Member{ID: id, Roles: proto.Role(b[9])}, epoch: binary.BigEndian.Uint64(b[1:9])}
+	b = b[10:]
+	m := &c.member
 	for _, field := range []*string{&m.Name, &m.Zone, &m.Addr} {
 		if len(b) < 1 || len(b) < 1+int(b[0]) {
-			return proto.Member{}, errors.New("metadata is cut short")
+			return card{}, errors.New("metadata is cut short")
 		}
 		n := 1 + int(b[0])
 		*field = string(b[1:n])
 		if err := checkText(*field); err != nil {
-			return proto.Member{}, err
+			return card{}, err
 		}
 		b = b[n:]
 	}
 	if m.Addr == "" {
-		return proto.Member{}, errors.New("metadata has no address")
+		return card{}, errors.New("metadata has no address")
 	}
-	return m, nil
+	return c, nil
 }
 
 // checkText admits what can be shown in a log or on a terminal as it is.

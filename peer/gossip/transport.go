@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"log/slog"
 	"net"
 	"strings"
 	"sync"
@@ -25,12 +26,17 @@ const (
 	maxUnread  = 32 << 20
 )
 
+// closedEarly is what a connection that ends before its proofs may mean.
+const closedEarly = "no proof of who answers there: it may be of another version, or not let this node in"
+
 var errTooMuch = errors.New("too much is being read from others at once")
 
 // A netTransport is memberlist's own, but its connections end when it does,
 // and those of strangers are bounded.
 type netTransport struct {
 	*memberlist.NetTransport
+	door   door
+	log    *slog.Logger
 	port   int
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -47,7 +53,7 @@ type netTransport struct {
 }
 
 // listen opens the gossip's ports, the same number for TCP and UDP.
-func listen(addr *net.TCPAddr, logger *log.Logger) (*netTransport, error) {
+func listen(addr *net.TCPAddr, d door, to *slog.Logger, logger *log.Logger) (*netTransport, error) {
 	var nt *memberlist.NetTransport
 	var err error
 	for range 10 { // a free TCP port may be taken for UDP
@@ -68,6 +74,8 @@ func listen(addr *net.TCPAddr, logger *log.Logger) (*netTransport, error) {
 	}
 	t := &netTransport{
 		NetTransport: nt,
+		door:         d,
+		log:          to,
 		port:         nt.GetAutoBindPort(),
 		in:           make(chan net.Conn),
 		ready:        make(chan struct{}),
@@ -90,19 +98,34 @@ func (t *netTransport) accept() {
 	for {
 		select {
 		case c := <-t.NetTransport.StreamCh():
-			tracked := t.track(c, true)
-			if tracked == nil {
-				continue
-			}
-			select {
-			case t.in <- tracked:
-			case <-t.ctx.Done():
-				_ = tracked.Close()
-				return
+			if tracked := t.track(c, true); tracked != nil {
+				t.tasks.Go(func() { t.handOn(tracked) })
 			}
 		case <-t.ctx.Done():
 			return
 		}
+	}
+}
+
+// handOn hands an inbound connection on once both ends have proven who they
+// are, or closes it.
+func (t *netTransport) handOn(c *conn) {
+	stop := context.AfterFunc(t.ctx, func() { _ = c.Conn.Close() })
+	_ = c.SetDeadline(time.Now().Add(helloWithin))
+	id, err := t.door.answer(c)
+	_ = c.SetDeadline(time.Time{})
+	if !stop() && err == nil {
+		err = t.ctx.Err()
+	}
+	if err != nil {
+		_ = c.Close()
+		t.log.Debug("a gossip connection was refused", "peer", id, "address", c.RemoteAddr(), "error", err)
+		return
+	}
+	select {
+	case t.in <- c:
+	case <-t.ctx.Done():
+		_ = c.Close()
 	}
 }
 
@@ -117,10 +140,23 @@ func (t *netTransport) DialTimeout(addr string, timeout time.Duration) (net.Conn
 	if err != nil {
 		return nil, err
 	}
-	if tracked := t.track(c, false); tracked != nil {
-		return tracked, nil
+	tracked := t.track(c, false)
+	if tracked == nil {
+		return nil, net.ErrClosed
 	}
-	return nil, net.ErrClosed
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	id, err := t.door.call(tracked)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		_ = tracked.Close()
+		if id == "" {
+			return nil, fmt.Errorf("%w: "+closedEarly, err)
+		}
+		return nil, fmt.Errorf("%s: %w", id, err)
+	}
+	return tracked, nil
 }
 
 // DialAddressTimeout connects to a.
