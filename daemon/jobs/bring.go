@@ -13,6 +13,7 @@ import (
 
 	"github.com/shoal-project/shoal/cache"
 	"github.com/shoal-project/shoal/daemon/origin"
+	"github.com/shoal-project/shoal/daemon/policy"
 	"github.com/shoal-project/shoal/daemon/pull"
 	"github.com/shoal-project/shoal/proto"
 )
@@ -28,6 +29,9 @@ const (
 	// maxManifests bounds the manifests of one image, over all its indexes.
 	maxManifests = 1000
 )
+
+// caller is who asks the gate: nobody, since a job has an operator's word only.
+var caller = policy.Caller{Door: policy.DoorJob}
 
 // An order asks one node to bring images to itself.
 type order struct {
@@ -131,7 +135,7 @@ func (w *work) bring(ctx context.Context, t *tracker) error {
 	if t.image.Tag == "" || w.jobs.cfg.SetTag == nil {
 		return nil
 	}
-	a, err := w.jobs.cfg.Gate.Admit(ctx, t.image.ref())
+	a, err := w.jobs.cfg.Gate.Admit(ctx, t.image.ref(), caller)
 	if err == nil {
 		err = w.jobs.cfg.SetTag(t.image.Upstream, t.image.Repository, t.image.Tag, a.Descriptor)
 	}
@@ -150,6 +154,9 @@ func (w *work) manifest(ctx context.Context, g *errgroup.Group, t *tracker, ref 
 	data, d, err := w.read(ctx, t, ref)
 	if err != nil {
 		return err
+	}
+	if _, err := w.jobs.cfg.Gate.Judge(ctx, ref, caller, d, data); err != nil {
+		return fmt.Errorf("%s: %w", ref, err)
 	}
 	parts, err := w.jobs.cfg.Gate.Learn(ref.Upstream, ref.Repository, data, d.MediaType)
 	if err != nil {
@@ -185,7 +192,7 @@ func (w *work) start(ctx context.Context, g *errgroup.Group, t *tracker, ref ori
 			return context.Cause(ctx)
 		}
 		one := origin.Ref{Upstream: ref.Upstream, Repository: ref.Repository, Digest: p.Blob.Digest}
-		reader, _, err := w.open(ctx, one, p)
+		reader, err := w.part(ctx, one, p)
 		if err != nil {
 			<-w.slots
 			return fmt.Errorf("%s: %w", one, err)
@@ -204,6 +211,17 @@ func (w *work) start(ctx context.Context, g *errgroup.Group, t *tracker, ref ori
 	return nil
 }
 
+// part opens a blob of an image. The gate is asked for it now, when the origin
+// can tell that the repository has what came here through another one, and not
+// only when somebody pulls it, perhaps without the origin.
+func (w *work) part(ctx context.Context, ref origin.Ref, p origin.Descriptor) (*cache.Reader, error) {
+	if _, err := w.jobs.cfg.Gate.Admit(ctx, ref, caller); err != nil {
+		return nil, err
+	}
+	reader, _, err := w.open(ctx, ref, p)
+	return reader, err
+}
+
 // await waits until all of a blob is here: its last byte is not given out
 // before the digest was right.
 func await(r *cache.Reader) error {
@@ -219,7 +237,7 @@ func await(r *cache.Reader) error {
 
 // read brings a manifest and returns it.
 func (w *work) read(ctx context.Context, t *tracker, ref origin.Ref) ([]byte, origin.Descriptor, error) {
-	a, err := w.jobs.cfg.Gate.Admit(ctx, ref)
+	a, err := w.jobs.cfg.Gate.Admit(ctx, ref, caller)
 	if err != nil {
 		return nil, origin.Descriptor{}, err
 	}
@@ -247,7 +265,7 @@ func (w *work) open(ctx context.Context, ref origin.Ref, d origin.Descriptor) (*
 		return reader, d, err
 	}
 	w.jobs.cfg.Gate.Forget(ref)
-	a, err := w.jobs.cfg.Gate.Admit(ctx, ref)
+	a, err := w.jobs.cfg.Gate.Admit(ctx, ref, caller)
 	if err != nil {
 		return nil, d, err
 	}

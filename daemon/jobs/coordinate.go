@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/shoal-project/shoal/cache"
 	"github.com/shoal-project/shoal/daemon/origin"
 	"github.com/shoal-project/shoal/proto"
 )
@@ -86,10 +85,14 @@ func (j *Jobs) resolve(ctx context.Context, ref origin.Ref) (d origin.Descriptor
 	defer cancel()
 	if !ref.Digest.IsZero() {
 		ref.Tag = ""
-		a, err := j.cfg.Gate.Admit(ctx, ref)
+		a, err := j.cfg.Gate.Admit(ctx, ref, caller)
 		return a.Descriptor, "", err
 	}
-	if err := j.cfg.Gate.Check(ctx, ref); err != nil {
+	err = j.cfg.Gate.Check(ctx, ref, caller)
+	if err == nil {
+		err = j.cfg.Gate.MayBring(ref)
+	}
+	if err != nil {
 		return d, "", err
 	}
 	d, err = j.cfg.Origin.Resolve(ctx, ref)
@@ -100,7 +103,7 @@ func (j *Jobs) resolve(ctx context.Context, ref origin.Ref) (d origin.Descriptor
 	if answered(err) || ctx.Err() != nil {
 		return d, "", err
 	}
-	a, gerr := j.cfg.Gate.Admit(ctx, ref)
+	a, gerr := j.cfg.Gate.Admit(ctx, ref, caller)
 	if gerr != nil {
 		return d, "", gerr
 	}
@@ -125,8 +128,7 @@ func answered(err error) bool {
 
 // learnt remembers the origin's word on a tag.
 func (j *Jobs) learnt(ref origin.Ref, d origin.Descriptor) {
-	link := cache.Link{Size: d.Blob.Size, MediaType: d.MediaType}
-	err := j.cfg.Cache.Index().SetLinks(ref.Upstream, ref.Repository, map[proto.Digest]cache.Link{d.Blob.Digest: link})
+	err := j.cfg.Gate.Link(ref.Upstream, ref.Repository, d)
 	if j.cfg.SetTag != nil {
 		err = errors.Join(err, j.cfg.SetTag(ref.Upstream, ref.Repository, ref.Tag, d))
 	}

@@ -31,6 +31,14 @@
 // repository has a digest, and each node be spared a HEAD; but then one member
 // that is not honest could open every repository's content to all.
 //
+// The gate is asked for each blob too, although its manifest has named it: what
+// came here through another private repository is only linked once the origin
+// has said so, and a job is when the origin can be asked. Rules that look into
+// content are asked before anything of an image is started, at the door "job". A
+// registry that wants its callers' own tokens (auth: passthrough) has no jobs: a
+// job is nobody's, and what a caller has left here was not left for that. What is
+// imported is the operator's word, so its manifest is believed as it is.
+//
 // Tags are resolved at the origin for each job, past what is remembered of them.
 // A webhook comes in the moment after a push, when the answer that is remembered
 // is certainly wrong. What the origin says is remembered for all, here and, once

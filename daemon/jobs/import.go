@@ -96,8 +96,7 @@ func (j *Jobs) PutImage(ctx context.Context, i Image) error {
 	if err := j.complete(ref, d, 0); err != nil {
 		return fmt.Errorf("%s/%s@%s: %w", i.Upstream, i.Repository, i.Digest, err)
 	}
-	link := cache.Link{Size: i.Size, MediaType: i.MediaType}
-	err := j.cfg.Cache.Index().SetLinks(i.Upstream, i.Repository, map[proto.Digest]cache.Link{i.Digest: link})
+	err := j.cfg.Gate.Link(i.Upstream, i.Repository, d)
 	if err == nil && i.Tag != "" && j.cfg.SetTag != nil {
 		err = j.cfg.SetTag(i.Upstream, i.Repository, i.Tag, d)
 	}
@@ -127,7 +126,7 @@ func (j *Jobs) acceptable(ctx context.Context, i Image, ref origin.Ref) error {
 	if i.Digest.IsZero() || i.Size < 1 || i.Size > origin.MaxManifest {
 		return fmt.Errorf("a manifest of %d bytes, with the digest %q", i.Size, i.Digest)
 	}
-	return j.cfg.Gate.Check(ctx, ref)
+	return j.cfg.Gate.Check(ctx, ref, caller)
 }
 
 // complete learns from a manifest that is here, and returns what of its image
@@ -140,7 +139,7 @@ func (j *Jobs) complete(ref origin.Ref, d origin.Descriptor, depth int) error {
 	if err != nil {
 		return err
 	}
-	parts, err := j.cfg.Gate.Learn(ref.Upstream, ref.Repository, data, d.MediaType)
+	parts, err := j.cfg.Gate.Import(ref.Upstream, ref.Repository, data, d.MediaType)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}

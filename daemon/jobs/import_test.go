@@ -101,7 +101,7 @@ func TestPutImage(t *testing.T) {
 		return nil
 	}
 	n := b.node(t, "a", "", func(c *Config) {
-		c.Gate = policy.New(policy.Config{Origin: c.Origin, Index: c.Cache.Index(), Rules: []policy.Rule{refused}})
+		c.Gate = policy.New(policy.Config{Origin: c.Origin, Index: c.Cache.Index(), Allow: []policy.Rule{refused}})
 	})
 	img := b.push(t, "team/app", "1", 1000, 2000)
 	i := Image{
@@ -141,11 +141,11 @@ func TestPutImage(t *testing.T) {
 	// All of it is the repository's now, without a word of the origin.
 	b.reg.Reset()
 	ref := origin.Ref{Upstream: upstream, Repository: "team/copy", Digest: img.Manifest.Digest, Manifest: true}
-	if _, err := n.cfg.Gate.Admit(t.Context(), ref); err != nil {
+	if _, err := n.cfg.Gate.Admit(t.Context(), ref, policy.Caller{}); err != nil {
 		t.Error(err)
 	}
 	for _, l := range img.Blobs() {
-		if _, err := n.cfg.Gate.Admit(t.Context(), origin.Ref{Upstream: upstream, Repository: "team/copy", Digest: l.Digest}); err != nil {
+		if _, err := n.cfg.Gate.Admit(t.Context(), origin.Ref{Upstream: upstream, Repository: "team/copy", Digest: l.Digest}, policy.Caller{}); err != nil {
 			t.Error(err)
 		}
 	}

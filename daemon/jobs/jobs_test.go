@@ -161,7 +161,7 @@ func TestImagesThatCannotBeHad(t *testing.T) {
 		return nil
 	}
 	n := b.node(t, "a", "", func(c *Config) {
-		c.Gate = policy.New(policy.Config{Origin: c.Origin, Index: c.Cache.Index(), Rules: []policy.Rule{refused}})
+		c.Gate = policy.New(policy.Config{Origin: c.Origin, Index: c.Cache.Index(), Allow: []policy.Rule{refused}})
 	})
 	img := b.push(t, "team/app", "1", 1000)
 	b.push(t, "secret/app", "1", 1000)
@@ -430,7 +430,7 @@ func TestTagIsAskedFor(t *testing.T) {
 		if job.State != Done || job.Images[0].Digest != img.Manifest.Digest {
 			t.Errorf("job = %+v, want %s", job, img.Manifest.Digest)
 		}
-		if a, err := n.cfg.Gate.Admit(t.Context(), tag); err != nil || a.Blob != img.Manifest {
+		if a, err := n.cfg.Gate.Admit(t.Context(), tag, policy.Caller{}); err != nil || a.Blob != img.Manifest {
 			t.Errorf("for others the tag names %v, %v", a.Blob, err)
 		}
 	}

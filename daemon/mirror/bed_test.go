@@ -45,11 +45,13 @@ type bed struct {
 	cache   *cache.Cache
 	puller  *pull.Puller
 	origin  *origin.Client
+	gate    *policy.Gate
 	handler *Handler
 	metrics *prometheus.Registry
 	addr    string // of the mirror
 	client  *http.Client
 	log     *logBuffer
+	user    string // and password of who pushes
 
 	mu sync.Mutex // protects the fields below
 	// front, if not nil, sees the registry's requests first. True: answered.
@@ -67,6 +69,11 @@ type options struct {
 	config func(*Config) // changes the handler's, if set
 	// tags gives the gate a resolver.
 	tags bool
+	// registry are the registry's options, auth is the mode of upstream.
+	registry registry.Options
+	auth     string
+	// gate changes the configuration of the gate, if set.
+	gate func(*policy.Config)
 	// abandon has pulls given up that nobody wants.
 	abandon bool
 	// answer and firstByte replace the handler's, if not 0.
@@ -75,7 +82,7 @@ type options struct {
 
 func newBed(t *testing.T, o options) *bed {
 	t.Helper()
-	b := &bed{reg: registry.New(registry.Options{}), metrics: prometheus.NewRegistry(), log: new(logBuffer)}
+	b := &bed{reg: registry.New(o.registry), metrics: prometheus.NewRegistry(), log: new(logBuffer)}
 	t.Cleanup(b.reg.Close)
 	regServer := httptest.NewServer(http.HandlerFunc(b.serveOrigin))
 	b.regURL, b.down = regServer.URL, sync.OnceFunc(regServer.Close)
@@ -106,7 +113,7 @@ func (b *bed) build(t *testing.T, o options) {
 	t.Helper()
 	client, err := origin.New(origin.Config{
 		Upstreams: map[string]origin.Upstream{
-			upstream:    {URLs: []string{b.regURL}},
+			upstream:    {URLs: []string{b.regURL}, Auth: o.auth},
 			"docker.io": {URLs: []string{b.regURL}},
 		},
 		Backoff: time.Millisecond,
@@ -145,12 +152,17 @@ func (b *bed) build(t *testing.T, o options) {
 		stop()
 		running.Wait()
 	})
-	rules := policy.Config{Origin: client, Index: b.cache.Index(), Rules: o.rules}
+	rules := policy.Config{Origin: client, Index: b.cache.Index(), Allow: o.rules}
 	if o.tags {
 		rules.Tags = b.resolver(t)
 	}
+	rules.Auth, rules.Upstreams, rules.Read = client.Auth, []string{upstream, "docker.io"}, b.readSmall
+	if o.gate != nil {
+		o.gate(&rules)
+	}
+	b.gate = policy.New(rules)
 	handler := Config{
-		Gate: policy.New(rules), Puller: b.puller, Origin: client, Cache: b.cache,
+		Gate: b.gate, Puller: b.puller, Origin: client, Cache: b.cache,
 		Default: "docker.io", Prefetch: o.prefetch, Upstreams: []string{upstream},
 		Log:      slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Registry: b.metrics,
@@ -161,6 +173,16 @@ func (b *bed) build(t *testing.T, o options) {
 	b.handler = New(handler)
 	b.handler.answer = cmp.Or(o.answer, b.handler.answer)
 	b.handler.firstByte = cmp.Or(o.firstByte, b.handler.firstByte)
+}
+
+// readSmall is for policy.Config.Read.
+func (b *bed) readSmall(ctx context.Context, from proto.Origin, blob proto.Blob) ([]byte, error) {
+	reader, err := b.puller.Open(ctx, blob, from)
+	if err != nil {
+		return nil, err
+	}
+	defer reader.Close() // nothing was written
+	return io.ReadAll(reader)
 }
 
 // resolver returns a resolver of tags that asks the origin again each time.
@@ -204,7 +226,11 @@ func (b *bed) setFront(front func(w http.ResponseWriter, r *http.Request) bool) 
 
 func (b *bed) push(t *testing.T, repository, tag string, layers ...int64) registry.Image {
 	t.Helper()
-	img, err := registry.PushImage(t.Context(), b.regURL, repository, tag, layers, 1)
+	as := b.regURL
+	if b.user != "" {
+		as = strings.Replace(as, "http://", "http://"+b.user+"@", 1)
+	}
+	img, err := registry.PushImage(t.Context(), as, repository, tag, layers, 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,14 @@
 // the work. A blob for which there is no room here is passed on to its client
 // (through.go).
 //
+// The proxy has the same handler for each upstream that it intercepts
+// (Proxied, proxied.go): there the URL names none.
+//
+// Of an upstream whose callers' own tokens decide (auth: passthrough) the
+// upstream's challenge is passed on, for /v2/ too, and what callers send goes to
+// the gate. Its lists are asked for with the caller's token each time, and never
+// remembered. Elsewhere nobody looks at an Authorization.
+//
 // An answer that is what was remembered, since the upstream does not answer or
 // the node is offline, says so: Warning: 110 - "Response is Stale", Age, a line
 // in the log, and source="stale" in the metrics.
@@ -48,11 +56,22 @@
 // panic with http.ErrAbortHandler there is a FIN too, but what net/http had
 // still in its buffers, up to 2 KiB and the headers with it, is lost. Only a
 // client that has sent further requests meanwhile can get a reset, and none
-// of the runtimes does. HTTP/2 is another matter and not served.
+// of the runtimes does. Over HTTP/2 the stream ends before its Content-Length, and
+// Go's client, so containerd, reports the same (daemon/door).
+//
+// A client that takes less than a MiB in two minutes is let go, since whoever
+// stops reading would hold a blob, a file and a goroutine for ever. The time
+// begins with each MiB that is there to be sent, so a blob that comes slowly is
+// nobody's fault. Pieces of a file are still handed to the kernel as the file.
+// Over HTTP/2 it has to be done here: a client can stop one stream and not the
+// connection, and a deadline ends a stream even while nobody writes, so that it
+// is taken back after each write.
 //
 // The statuses, all in one function, status:
 //
 //	400 NAME_INVALID, DIGEST_INVALID, TAG_INVALID  the request makes no sense
+//	401 UNAUTHORIZED     the upstream wants to see the caller's own token, and
+//	                     its challenge is one that may be passed on
 //	403 DENIED           the origin or a rule refuses. Not 401: without a
 //	                     challenge to answer it would only make clients try
 //	404 *_UNKNOWN        the origin does not have it, or is not configured here,
@@ -87,6 +106,25 @@
 // Departure: a repository of the default upstream whose first component has a
 // dot is taken for one, unless that registry is configured. Docker Hub has no
 // such names, other defaults may.
+//
+// dockerd logs in only if the ping is challenged, so the ping of a passthrough
+// upstream asks the upstream, and is a 503 if that does not answer: without a
+// token nothing could be had in that moment anyway. A token that the upstream
+// takes no more when content is still to come makes the gate ask once more with
+// the caller's own: a client that gets a 401 logs in again, and one that gets a
+// 403 gives up.
+//
+// What rules look into is here as a whole before anything of it is told, so a
+// HEAD of a manifest fetches it then. Through the proxy, what an anonymous
+// upstream does not show to this node is left to the client and its own
+// credentials, unread, unless there are such rules: nobody could say that they
+// were kept. A path that looks like that of a manifest or a blob and does not
+// parse is refused there, since the registry might read it in another way.
+//
+// The audit has a record of each GET of content that was answered and of each
+// refusal. A 401 to who has sent no token is the beginning of a login and none.
+// Who is asking is what the client says (the name of Basic, the subject of a
+// JWT); the registry has checked it if the content was private.
 //
 // Lists are read into memory (origin.MaxList bytes) and then sent. A list that
 // ends early would be shorter, not broken, to a client. Each page is remembered

@@ -29,6 +29,7 @@ const (
 	codeRangeInvalid    = "RANGE_INVALID"
 	codeSizeInvalid     = "SIZE_INVALID"
 	codeTagInvalid      = "TAG_INVALID"
+	codeUnauthorized    = "UNAUTHORIZED"
 	codeUnavailable     = "UNAVAILABLE"
 	codeUnknown         = "UNKNOWN"
 	codeUnsupported     = "UNSUPPORTED"
@@ -55,6 +56,9 @@ var errDraining = errors.New("this mirror is shutting down: ask the registry its
 func status(k kind, err error) (int, string) {
 	if f := (*failure)(nil); errors.As(err, &f) {
 		return f.status, f.code
+	}
+	if len(challenges(err)) > 0 {
+		return http.StatusUnauthorized, codeUnauthorized
 	}
 	for _, row := range []struct {
 		err    error
@@ -86,6 +90,15 @@ func status(k kind, err error) (int, string) {
 		}
 	}
 	return http.StatusInternalServerError, codeUnknown
+}
+
+// challenges returns what an upstream wants to see of its own from who asks, as
+// far as it may be passed on. Without any a 401 would be a riddle.
+func challenges(err error) []string {
+	if c, ok := errors.AsType[*origin.ChallengeError](err); ok && !errors.Is(err, policy.ErrDenied) {
+		return c.Challenges
+	}
+	return nil
 }
 
 // unknown returns the code for what the origin does not have.
@@ -146,6 +159,11 @@ func writeError(w http.ResponseWriter, req request, err error) {
 	}
 	if errors.Is(err, errDraining) {
 		h.Set("Connection", "close")
+	}
+	if code == http.StatusUnauthorized {
+		for _, value := range challenges(err) {
+			h.Add("Www-Authenticate", value)
+		}
 	}
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	h.Set("Content-Length", strconv.Itoa(body.Len()))

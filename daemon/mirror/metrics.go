@@ -26,6 +26,7 @@ const (
 	sourceDenied   = "denied"   // a rule or the registry refuses it
 	sourceError    = "error"    // it failed
 	sourceGone     = "gone"     // the client went away before there was an answer
+	sourceOwn      = "own"      // the proxy's client was left to itself with the registry
 	sourceNone     = "none"     // nothing is behind the request: a ping, or one that makes no sense
 )
 
@@ -50,7 +51,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	return &metrics{
 		requests: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "shoal_requests_total",
-			Help: "Requests of container runtimes, by upstream, what was asked for, and where the answer came from (hit, peer, origin, through: without room to keep it; stale) or why there was none (negative, denied, error, gone: the client; none: nothing to answer with).",
+			Help: "Requests of container runtimes, by upstream, what was asked for, and where the answer came from (hit, peer, origin, through: without room to keep it; stale) or why there was none (negative, denied, error, gone: the client; own: passed on unread by the proxy, with the client's own credentials; none: nothing to answer with).",
 		}, []string{"upstream", "kind", "source"}),
 		bytes: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "shoal_bytes_total",
@@ -103,7 +104,7 @@ func outcome(v *visit, content string, status int, err error, gone bool) string 
 		return sourceGone
 	case v.cut:
 		return sourceError
-	case status == http.StatusForbidden:
+	case status == http.StatusForbidden || status == http.StatusUnauthorized:
 		return sourceDenied
 	case status >= http.StatusInternalServerError:
 		return sourceError

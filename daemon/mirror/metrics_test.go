@@ -88,7 +88,7 @@ func TestMetrics(t *testing.T) {
 shoal_bytes_total{source="hit",upstream="registry.test"} %d
 shoal_bytes_total{source="origin",upstream="other"} %d
 shoal_bytes_total{source="origin",upstream="registry.test"} %d
-# HELP shoal_requests_total Requests of container runtimes, by upstream, what was asked for, and where the answer came from (hit, peer, origin, through: without room to keep it; stale) or why there was none (negative, denied, error, gone: the client; none: nothing to answer with).
+# HELP shoal_requests_total Requests of container runtimes, by upstream, what was asked for, and where the answer came from (hit, peer, origin, through: without room to keep it; stale) or why there was none (negative, denied, error, gone: the client; own: passed on unread by the proxy, with the client's own credentials; none: nothing to answer with).
 # TYPE shoal_requests_total counter
 shoal_requests_total{kind="blob",source="hit",upstream="registry.test"} 1
 shoal_requests_total{kind="blob",source="origin",upstream="registry.test"} 2

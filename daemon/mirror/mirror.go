@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/shoal-project/shoal/cache"
+	"github.com/shoal-project/shoal/daemon/audit"
 	"github.com/shoal-project/shoal/daemon/origin"
 	"github.com/shoal-project/shoal/daemon/policy"
 	"github.com/shoal-project/shoal/daemon/pull"
@@ -57,6 +58,9 @@ type Config struct {
 	// Doubt is told of a blob that is whole here and could not be read. It must
 	// not block. Default: the Cache's Doubt.
 	Doubt func(proto.Digest)
+	// Audit, if not nil, gets a record of each GET of a manifest or a blob that
+	// was answered, and of each request that was denied. It must not block.
+	Audit func(audit.Record)
 	// Log gets a line at debug level per request, and one at warning level per
 	// request that this node failed or answered with something stale. Nil is
 	// silent.
@@ -79,6 +83,7 @@ type Handler struct {
 	upstreams []string // in lower case
 	maxStale  time.Duration
 	prefetch  bool
+	audit     func(audit.Record) // may be nil
 	log       *slog.Logger
 	metrics   *metrics
 	answer    time.Duration // answerWithin
@@ -118,6 +123,7 @@ func New(cfg Config) *Handler {
 		maxStale:  cfg.MaxStale,
 		def:       strings.ToLower(cfg.Default),
 		prefetch:  cfg.Prefetch,
+		audit:     cfg.Audit,
 		log:       cfg.Log,
 		metrics:   newMetrics(cfg.Registry),
 		answer:    answerWithin,
@@ -153,10 +159,20 @@ func (h *Handler) Server() *http.Server {
 // nobody wants, before it gives the connection up.
 const bodyWithin = 10 * time.Second
 
-// A visit is one request and what became of it, for the log and the metrics.
+// A visit is one request and what became of it, for the log, the metrics and the
+// audit.
 type visit struct {
 	request
+	who   policy.Caller
 	start time.Time
+	// upstream is the one that a proxy's client asks for; its URL names none.
+	// untouched serves its requests that this handler leaves alone. Both are
+	// zero at the mirror's own door.
+	upstream  string
+	untouched http.Handler
+	// digest is what the request was admitted for, ruling what the rules said.
+	digest proto.Digest
+	ruling policy.Ruling
 	// source is where the content comes from, and arriving the blob that was
 	// still on its way when asked for: then the source shows later. Both are
 	// zero without content.
@@ -168,7 +184,12 @@ type visit struct {
 
 // ServeHTTP answers one request.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	v := &visit{request: request{kind: kindOther}, start: time.Now()}
+	h.visit(w, r, &visit{who: caller(policy.DoorMirror, r)})
+}
+
+// visit answers the request of v, or has it answered.
+func (h *Handler) visit(w http.ResponseWriter, r *http.Request, v *visit) {
+	v.request, v.start = request{kind: kindOther}, time.Now()
 	out := &response{ResponseWriter: w}
 	if r.ContentLength != 0 {
 		_ = http.NewResponseController(w).SetReadDeadline(v.start.Add(bodyWithin)) // not supported: no connection to protect
@@ -178,6 +199,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	err := h.serve(out, r, v)
 	content := out.bytes
 	if err != nil && out.status == 0 {
+		if h.leave(r, v, err) {
+			h.untouched(out, r, v)
+			return
+		}
 		writeError(out, v.request, err)
 		content = 0
 	}
@@ -194,7 +219,11 @@ func (h *Handler) serve(w *response, r *http.Request, v *visit) error {
 			"%.20s is not possible: a mirror is read only, push to the registry itself", r.Method)
 	}
 	var err error
-	v.request, err = parseRequest(r.URL.Path, r.URL.RawQuery, h.def, h.origin.Knows)
+	if v.untouched == nil {
+		v.request, err = parseRequest(r.URL.Path, r.URL.RawQuery, h.def, h.origin.Knows)
+	} else {
+		v.request, err = parseProxied(r.URL.Path, r.URL.RawQuery, v.upstream)
+	}
 	if err != nil {
 		return err
 	}
@@ -206,11 +235,9 @@ func (h *Handler) serve(w *response, r *http.Request, v *visit) error {
 	}
 	switch v.kind {
 	case kindPing:
-		return h.ping(w)
-	case kindManifest:
-		err = h.manifest(w, r, v)
-	case kindBlob:
-		err = h.blob(w, r, v)
+		return h.ping(w, r, v)
+	case kindManifest, kindBlob:
+		err = h.content(w, r, v)
 	default:
 		err = h.pass(w, r, v)
 	}
@@ -220,7 +247,37 @@ func (h *Handler) serve(w *response, r *http.Request, v *visit) error {
 	return err
 }
 
-func (h *Handler) ping(w *response) error {
+// content serves a manifest or a blob. If a passthrough upstream has refused the
+// token that it was to be fetched with, this caller's own is asked about once
+// more: it is another one, or its time is over and the caller has to know.
+func (h *Handler) content(w *response, r *http.Request, v *visit) error {
+	serve := h.blob
+	if v.kind == kindManifest {
+		serve = h.manifest
+	}
+	err := serve(w, r, v)
+	if err == nil || w.status != 0 || !errors.Is(err, origin.ErrDenied) || !h.passthrough(v.ref.Upstream) ||
+		errors.As(err, new(*origin.ChallengeError)) {
+		return err
+	}
+	h.gate.Distrust(v.ref, v.who)
+	return serve(w, r, v)
+}
+
+func (h *Handler) passthrough(upstream string) bool {
+	return h.origin.Auth(upstream) == origin.AuthPassthrough
+}
+
+// ping says that this is a registry. Where the upstream wants to see callers'
+// own tokens it says so here already: dockerd only logs in if it does.
+func (h *Handler) ping(w *response, r *http.Request, v *visit) error {
+	if h.passthrough(v.pinged) {
+		ctx, cancel := context.WithTimeout(r.Context(), h.answer)
+		defer cancel()
+		if err := h.origin.Challenge(ctx, v.pinged, v.who.Authorization); err != nil {
+			return err
+		}
+	}
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.Header().Set("Content-Length", "2")
 	_, _ = w.Write([]byte("{}"))
@@ -231,6 +288,10 @@ func (h *Handler) ping(w *response) error {
 func (h *Handler) account(w *response, r *http.Request, v *visit, content int64, err error) {
 	gone := w.lost || r.Context().Err() != nil
 	source := h.count(gone, w, v, content, err)
+	if v.kind == kindManifest && r.Method == http.MethodGet && (w.status == http.StatusOK || w.status == http.StatusPartialContent) {
+		h.gate.Served(v.ref, v.ruling)
+	}
+	h.record(w, r, v, content, err)
 	level, text := slog.LevelDebug, "request"
 	switch {
 	case v.cut && !gone:

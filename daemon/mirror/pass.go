@@ -22,15 +22,25 @@ import (
 func (h *Handler) pass(w *response, r *http.Request, v *visit) error {
 	ctx, cancel := context.WithTimeout(r.Context(), h.answer)
 	defer cancel()
-	if err := h.gate.Check(ctx, v.ref); err != nil {
+	if err := h.gate.Check(ctx, v.ref, v.who); err != nil {
 		return err
+	}
+	passthrough := h.passthrough(v.ref.Upstream)
+	if passthrough {
+		ctx = origin.WithAuthorization(ctx, v.who.Authorization)
 	}
 	l, err := h.ask(ctx, r, v)
 	v.source = sourceOrigin
-	if err == nil {
+	switch {
+	case passthrough && err != nil:
+		return err // what others have seen is theirs
+	case passthrough:
+	case err == nil:
 		h.keep(v, l)
-	} else if l, err = h.recall(r.Context(), w, v, err); err != nil {
-		return err
+	default:
+		if l, err = h.recall(r.Context(), w, v, err); err != nil {
+			return err
+		}
 	}
 	header := w.Header()
 	if l.ContentType != "" {

@@ -35,6 +35,8 @@ type request struct {
 	ns string
 	// query is what else was in the query, encoded.
 	query string
+	// pinged is the upstream that a ping means, "" if it is not known here.
+	pinged string
 }
 
 // reference returns the tag or the digest that was asked for, or "".
@@ -54,6 +56,26 @@ const dockerHub = "docker.io"
 // that knows accepts, else it is def. The error is a *failure. The request that
 // comes with it says as much as was understood.
 func parseRequest(path, rawQuery, def string, knows func(upstream string) bool) (request, error) {
+	return parse(path, rawQuery, def, func(r *request, name string, query url.Values) error {
+		return r.upstream(name, query, def, knows)
+	}, knows)
+}
+
+// parseProxied is parseRequest for a URL of the upstream itself: nothing in it
+// names a registry.
+func parseProxied(path, rawQuery, upstream string) (request, error) {
+	return parse(path, rawQuery, upstream, func(r *request, name string, _ url.Values) (err error) {
+		r.ref.Upstream = upstream
+		if r.ref.Repository, err = origin.ParseRepository(name); err != nil {
+			return fail(http.StatusBadRequest, codeNameInvalid, "%v", err)
+		}
+		return nil
+	}, func(u string) bool { return u == upstream })
+}
+
+// parse reads the path and the raw query of a URL. choose sets the upstream and
+// the repository of a request for something that a repository has.
+func parse(path, rawQuery, def string, choose func(*request, string, url.Values) error, knows func(string) bool) (request, error) {
 	req := request{kind: kindOther}
 	query, err := url.ParseQuery(rawQuery)
 	if err != nil {
@@ -63,6 +85,7 @@ func parseRequest(path, rawQuery, def string, knows func(upstream string) bool) 
 	switch {
 	case ok && (rest == "" || rest == "/"):
 		req.kind = kindPing
+		req.pinged = meant(query, def, knows)
 		return req, nil
 	case !ok || rest[0] != '/':
 		return req, fail(http.StatusNotFound, codeUnsupported, "no such path: this is a registry mirror, its API is below /v2/")
@@ -72,12 +95,25 @@ func parseRequest(path, rawQuery, def string, knows func(upstream string) bool) 
 		return req, fail(http.StatusNotFound, codeUnsupported,
 			"no such endpoint: a mirror has manifests, blobs, tags/list and referrers below /v2/<name>/")
 	}
-	if err := req.upstream(name, query, def, knows); err != nil {
+	if err := choose(&req, name, query); err != nil {
 		return req, err
 	}
 	query.Del("ns")
 	req.query = query.Encode()
 	return req, req.named(reference)
+}
+
+// meant returns the upstream that a ping with this query means, if it is known. A
+// ping is answered in any case: who asks for nothing needs no registry.
+func meant(query url.Values, def string, knows func(string) bool) string {
+	upstream := def
+	if query.Has("ns") {
+		upstream, _ = parseHost(query.Get("ns"))
+	}
+	if upstream == "" || !knows(upstream) {
+		return ""
+	}
+	return upstream
 }
 
 // split takes a path below /v2/ apart and sets the kind. A name can have any of

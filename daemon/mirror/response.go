@@ -4,7 +4,9 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"math"
 	"net/http"
+	"os"
 	"strconv"
 	"sync/atomic"
 	"syscall"
@@ -31,6 +33,8 @@ type response struct {
 	// says that there may be some.
 	held atomic.Pointer[through]
 	live bool
+	// patience is how long a client may take for a quantum, if not the default.
+	patience time.Duration
 
 	copying error // with which the copying of a body ended
 	status  int   // that was sent, or 0
@@ -38,6 +42,15 @@ type response struct {
 	refused error // why no success was sent
 	lost    bool  // the client has closed the connection
 }
+
+// How slow a client may be: one that takes less than a quantum within patience is
+// let go, so that whoever stops reading does not hold a blob for ever. It is 70
+// kbit/s. The time counts from when there is something to send, and not while
+// that is on its way here.
+const (
+	quantum  = 1 << 20
+	patience = 2 * time.Minute
+)
 
 // errRefused ends the copying of a body whose headers were not sent.
 var errRefused = errors.New("response was refused")
@@ -70,10 +83,34 @@ func (w *response) Write(p []byte) (int, error) {
 	if err := w.begin(); err != nil {
 		return 0, err
 	}
-	n, err := w.ResponseWriter.Write(p)
+	n, err := w.push(p)
 	w.bytes += int64(n)
 	w.lose(err)
 	return n, err
+}
+
+// push writes p within the time that the client has for it.
+func (w *response) push(p []byte) (int, error) {
+	w.hurry()
+	defer w.rest()
+	return w.ResponseWriter.Write(p)
+}
+
+// hurry begins the time that the client has for a quantum, rest ends it. They
+// matter to a stream of HTTP/2, which ends at its deadline whether somebody
+// writes or not.
+func (w *response) hurry() {
+	atMost := w.patience
+	if atMost == 0 {
+		atMost = patience
+	}
+	w.deadline(time.Now().Add(atMost))
+}
+
+func (w *response) rest() { w.deadline(time.Time{}) }
+
+func (w *response) deadline(at time.Time) {
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(at) // not supported: no connection to protect
 }
 
 // ReadFrom hands src on as it is, so that the kernel copies a file to a socket,
@@ -85,12 +122,34 @@ func (w *response) ReadFrom(src io.Reader) (n int64, err error) {
 	if w.live {
 		n, err = w.copyHeld(src)
 	} else {
-		n, err = io.Copy(w.ResponseWriter, src)
+		n, err = w.copyFile(src)
 	}
 	w.bytes += n
 	w.copying = err
 	w.lose(err)
 	return n, err
+}
+
+// copyFile copies to the body what need not be waited for, a quantum at a time.
+// To the kernel each of them is still a part of the file.
+func (w *response) copyFile(src io.Reader) (sent int64, err error) {
+	limited, ok := src.(*io.LimitedReader)
+	if !ok {
+		limited = &io.LimitedReader{R: src, N: math.MaxInt64}
+	}
+	defer w.rest()
+	for limited.N > 0 {
+		part := io.LimitedReader{R: limited.R, N: min(quantum, limited.N)}
+		want := part.N
+		w.hurry()
+		n, err := io.Copy(w.ResponseWriter, &part)
+		sent += n
+		limited.N -= want - part.N
+		if err != nil || n < want {
+			return sent, err
+		}
+	}
+	return sent, nil
 }
 
 // holdSize is how much of the end of a body is held back until all of the
@@ -116,13 +175,15 @@ func (w *response) copyHeld(src io.Reader) (sent int64, err error) {
 		if len(p) == 0 {
 			continue
 		}
-		m, werr := w.ResponseWriter.Write(p)
+		m, werr := w.push(p)
 		sent += int64(m)
 		if werr != nil {
 			return sent, werr
 		}
 		if parts { // net/http would hold a short part back until the next one is there
+			w.hurry()
 			_ = http.NewResponseController(w.ResponseWriter).Flush()
+			w.rest()
 		}
 	}
 	if err != io.EOF {
@@ -134,7 +195,7 @@ func (w *response) copyHeld(src io.Reader) (sent int64, err error) {
 	if err := w.held.Load().verify(); err != nil {
 		return sent, err
 	}
-	n, err := w.ResponseWriter.Write(end)
+	n, err := w.push(end)
 	return sent + int64(n), err
 }
 
@@ -144,10 +205,10 @@ func (w *response) short() bool {
 	return w.copying == nil || errors.As(w.copying, new(*fs.PathError)) || errors.Is(w.copying, syscall.EIO)
 }
 
-// lose notes that the client has gone if that is what err says. The context of
-// the request ends somewhat later than the write fails.
+// lose notes that the client has gone, or has stopped to read, if that is what
+// err says. The context of the request ends somewhat later than the write fails.
 func (w *response) lose(err error) {
-	w.lost = w.lost || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
+	w.lost = w.lost || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 func (w *response) begin() error {

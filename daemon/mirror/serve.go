@@ -23,7 +23,8 @@ const octets = "application/octet-stream"
 
 // admit asks the gate, and says in the headers if its answer is stale.
 func (h *Handler) admit(ctx context.Context, w *response, v *visit) (origin.Descriptor, error) {
-	a, err := h.gate.Admit(ctx, v.ref)
+	a, err := h.gate.Admit(ctx, v.ref, v.who)
+	v.ruling, v.digest = a.Ruling, a.Blob.Digest
 	if err == nil && a.Stale != "" {
 		h.outdated(w, v, a.Age, a.Stale)
 	}
@@ -50,24 +51,37 @@ func (h *Handler) manifest(w *response, r *http.Request, v *visit) error {
 	if err != nil {
 		return err
 	}
-	if r.Method == http.MethodHead {
-		v.source = h.described(d.Blob.Digest)
-		describe(w, d.Blob, d.MediaType)
-		return head(w, r, d.Blob)
+	if r.Method == http.MethodHead && !h.gate.NeedsContent(v.ref) {
+		return h.headManifest(w, r, v, d)
 	}
 	data, d, err := h.all(ctx, v, d)
 	if err != nil {
 		h.reconsider(v.ref, d, err)
 		return err
 	}
+	ruling, err := h.gate.Judge(ctx, v.ref, v.who, d, data)
+	if err != nil {
+		return err
+	}
+	v.ruling = v.ruling.And(ruling)
+	if r.Method == http.MethodHead {
+		return h.headManifest(w, r, v, d)
+	}
 	h.learn(v.ref, d, data)
 	describe(w, d.Blob, d.MediaType)
 	return h.send(w, r, v, bytes.NewReader(data))
 }
 
+// headManifest answers a HEAD of a manifest, of which nothing need be here.
+func (h *Handler) headManifest(w *response, r *http.Request, v *visit, d origin.Descriptor) error {
+	v.source, v.arriving = h.described(d.Blob.Digest), proto.Digest{}
+	describe(w, d.Blob, d.MediaType)
+	return head(w, r, d.Blob)
+}
+
 // all returns the whole of a manifest, verified, and what it turned out to be.
 func (h *Handler) all(ctx context.Context, v *visit, d origin.Descriptor) ([]byte, origin.Descriptor, error) {
-	reader, d, err := h.open(ctx, v.ref, d)
+	reader, d, err := h.open(ctx, v, d)
 	data := make([]byte, d.Blob.Size)
 	if err == nil {
 		content := reader.Content()
@@ -155,7 +169,7 @@ func (h *Handler) blob(w *response, r *http.Request, v *visit) error {
 		describe(w, d.Blob, octets)
 		return head(w, r, d.Blob)
 	}
-	reader, d, err := h.open(r.Context(), v.ref, d)
+	reader, d, err := h.open(r.Context(), v, d)
 	if err != nil && !noRoom(err) {
 		return err
 	}
@@ -253,14 +267,15 @@ func several(w *response) bool {
 // open opens what was admitted as d, with a context for its reader. If this
 // node knows the blob with another size then what its repository said, which
 // may have been a manifest, is doubted, and the origin is asked once more.
-func (h *Handler) open(ctx context.Context, ref origin.Ref, d origin.Descriptor) (*cache.Reader, origin.Descriptor, error) {
+func (h *Handler) open(ctx context.Context, v *visit, d origin.Descriptor) (*cache.Reader, origin.Descriptor, error) {
+	ref := v.ref
 	reader, err := h.puller.Open(ctx, d.Blob, source(ref))
 	if !errors.Is(err, cache.ErrSize) {
 		return reader, d, err
 	}
 	ref.Tag, ref.Digest = "", d.Blob.Digest
 	h.gate.Forget(ref)
-	a, err := h.gate.Admit(ctx, ref)
+	a, err := h.gate.Admit(ctx, ref, v.who)
 	if err != nil {
 		return nil, d, err
 	}
@@ -271,6 +286,9 @@ func (h *Handler) open(ctx context.Context, ref origin.Ref, d origin.Descriptor)
 // reconsider forgets that the repository has d if the pull of it failed in a
 // way that makes that doubtful.
 func (h *Handler) reconsider(ref origin.Ref, d origin.Descriptor, err error) {
+	if errors.Is(err, origin.ErrDenied) && h.passthrough(ref.Upstream) {
+		return // to somebody's token, which says nothing about the repository
+	}
 	for _, doubt := range []error{origin.ErrNotFound, origin.ErrDenied, origin.ErrProtocol, cache.ErrDigest, cache.ErrCorrupt} {
 		if errors.Is(err, doubt) {
 			ref.Tag, ref.Digest = "", d.Blob.Digest

@@ -35,8 +35,8 @@ func AllowRepositories(upstream string, patterns []string) Rule {
 				return nil
 			}
 		}
-		return fmt.Errorf("%w: this mirror may not serve repository %s of %s: add it to upstreams.%q.allow if it may",
-			ErrDenied, ref.Repository, upstream, upstream)
+		return &Denial{Rule: ruleAllow, Message: fmt.Sprintf("this mirror may not serve repository %s of %s: add it to upstreams.%q.allow if it may",
+			ref.Repository, upstream, upstream)}
 	}
 }
 

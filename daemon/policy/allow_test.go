@@ -50,7 +50,7 @@ func TestAllowRepositoriesOfOneUpstream(t *testing.T) {
 		t.Errorf("the same upstream in other letters = %v, want ErrDenied", err)
 	}
 	err := rule(t.Context(), origin.Ref{Upstream: "registry.test", Repository: "a"})
-	const want = `denied by policy: this mirror may not serve repository a of registry.test: add it to upstreams."registry.test".allow if it may`
+	const want = `denied by policy: rule upstreams.allow: this mirror may not serve repository a of registry.test: add it to upstreams."registry.test".allow if it may`
 	if err == nil || err.Error() != want {
 		t.Errorf("error = %v, want %s", err, want)
 	}

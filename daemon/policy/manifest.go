@@ -38,6 +38,12 @@ func IsManifest(mediaType string) bool {
 	return false
 }
 
+// isIndex reports whether mediaType is one of an index, whose parts are manifests.
+func isIndex(mediaType string) bool {
+	t := essence(mediaType)
+	return t == typeOCIIndex || t == typeDockerList
+}
+
 // essence returns mediaType without its parameters.
 func essence(mediaType string) string {
 	s, _, _ := strings.Cut(mediaType, ";")
@@ -56,10 +62,26 @@ func essence(mediaType string) string {
 // document of another kind has nothing to learn from and is no error.
 //
 // What a manifest names is remembered under its digest as well (Index.Parts).
+//
+// The manifest's word is not enough for a digest that is Private and came
+// through other repositories only: Admit asks the origin for it.
 func (g *Gate) Learn(upstream, repository string, manifest []byte, mediaType string) ([]origin.Descriptor, error) {
+	return g.learn(upstream, repository, manifest, mediaType, g.claimed)
+}
+
+// Import is Learn for an image that an operator brings in: its manifest is
+// believed, since no origin may have it.
+func (g *Gate) Import(upstream, repository string, manifest []byte, mediaType string) ([]origin.Descriptor, error) {
+	return g.learn(upstream, repository, manifest, mediaType, func(_, _ string, ds []origin.Descriptor) []origin.Descriptor { return ds })
+}
+
+func (g *Gate) learn(upstream, repository string, manifest []byte, mediaType string,
+	believed func(upstream, repository string, ds []origin.Descriptor) []origin.Descriptor) ([]origin.Descriptor, error) {
 	ds, err := parseManifest(manifest, mediaType)
 	if len(ds) > 0 {
-		g.remember(upstream, repository, ds...)
+		if linked := believed(upstream, repository, ds); len(linked) > 0 {
+			g.remember(upstream, repository, linked...)
+		}
 		g.setParts(g.nameOf(upstream, repository, manifest), ds)
 	}
 	return ds, err

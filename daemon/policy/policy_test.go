@@ -64,7 +64,7 @@ func newBed(t *testing.T, rules ...Rule) *bed {
 		}
 	})
 	b.index = c.Index()
-	b.gate = New(Config{Origin: client, Index: b.index, Rules: rules})
+	b.gate = New(Config{Origin: client, Index: b.index, Allow: rules})
 	return b
 }
 
@@ -93,7 +93,7 @@ func TestAdmitRemembers(t *testing.T) {
 	b := newBed(t)
 	img := b.push(t, "team/app", "1", 1000)
 	for range 3 {
-		d, err := b.gate.Admit(t.Context(), blobRef("team/app", img.Layers[0].Digest))
+		d, err := b.gate.Admit(t.Context(), blobRef("team/app", img.Layers[0].Digest), Caller{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -113,19 +113,19 @@ func TestAdmitIsPerRepository(t *testing.T) {
 	b := newBed(t)
 	img := b.push(t, "team/app", "1", 1000)
 	layer := img.Layers[0]
-	if _, err := b.gate.Admit(t.Context(), blobRef("team/app", layer.Digest)); err != nil {
+	if _, err := b.gate.Admit(t.Context(), blobRef("team/app", layer.Digest), Caller{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.gate.Admit(t.Context(), blobRef("team/other", layer.Digest)); !errors.Is(err, origin.ErrNotFound) {
+	if _, err := b.gate.Admit(t.Context(), blobRef("team/other", layer.Digest), Caller{}); !errors.Is(err, origin.ErrNotFound) {
 		t.Errorf("Admit of a blob that is in another repository = %v, want ErrNotFound", err)
 	}
 	elsewhere := blobRef("team/app", layer.Digest)
 	elsewhere.Upstream = "other.test"
-	if _, err := b.gate.Admit(t.Context(), elsewhere); !errors.Is(err, origin.ErrUnknownUpstream) {
+	if _, err := b.gate.Admit(t.Context(), elsewhere, Caller{}); !errors.Is(err, origin.ErrUnknownUpstream) {
 		t.Errorf("Admit of a blob that is at another upstream = %v, want ErrUnknownUpstream", err)
 	}
 	b.push(t, "team/other", "1", 1000) // the same layer
-	if _, err := b.gate.Admit(t.Context(), blobRef("team/other", layer.Digest)); err != nil {
+	if _, err := b.gate.Admit(t.Context(), blobRef("team/other", layer.Digest), Caller{}); err != nil {
 		t.Errorf("Admit after the other repository has it: %v", err)
 	}
 	if n := b.reg.Count(); n.BlobHeads != 1 {
@@ -139,7 +139,7 @@ func TestAdmitResolvesTagsAtTheOrigin(t *testing.T) {
 	ref := origin.Ref{Upstream: upstream, Repository: "team/app", Tag: "1", Manifest: true}
 	for size := range int64(3) {
 		img := b.push(t, "team/app", "1", 1000+size)
-		d, err := b.gate.Admit(t.Context(), ref)
+		d, err := b.gate.Admit(t.Context(), ref, Caller{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -149,7 +149,7 @@ func TestAdmitResolvesTagsAtTheOrigin(t *testing.T) {
 		// By its digest the manifest is known now, with its type.
 		byDigest := ref
 		byDigest.Tag, byDigest.Digest = "", img.Manifest.Digest
-		if got, err := b.gate.Admit(t.Context(), byDigest); err != nil || got != d {
+		if got, err := b.gate.Admit(t.Context(), byDigest, Caller{}); err != nil || got != d {
 			t.Errorf("Admit by digest = %v, %v, want %v", got, err, d)
 		}
 		if n := b.reg.Count(); n.ManifestHeads != 1 || n.ManifestGets != 0 {
@@ -170,7 +170,7 @@ func TestLearnSavesQuestions(t *testing.T) {
 		if ds[i].Blob != want {
 			t.Errorf("Learn: descriptor %d is %v, want %v", i, ds[i].Blob, want)
 		}
-		d, err := b.gate.Admit(t.Context(), blobRef("team/app", want.Digest))
+		d, err := b.gate.Admit(t.Context(), blobRef("team/app", want.Digest), Caller{})
 		if err != nil || d.Blob != want {
 			t.Errorf("Admit = %v, %v, want %v", d.Blob, err, want)
 		}
@@ -179,7 +179,7 @@ func TestLearnSavesQuestions(t *testing.T) {
 		t.Errorf("what a manifest had said was asked again: %+v", n)
 	}
 	// What it said counts for its repository alone.
-	if _, err := b.gate.Admit(t.Context(), blobRef("team/other", img.Layers[0].Digest)); !errors.Is(err, origin.ErrNotFound) {
+	if _, err := b.gate.Admit(t.Context(), blobRef("team/other", img.Layers[0].Digest), Caller{}); !errors.Is(err, origin.ErrNotFound) {
 		t.Errorf("Admit for another repository = %v, want ErrNotFound", err)
 	}
 }
@@ -193,17 +193,17 @@ func TestLinkOfOneKindDoesNotAnswerForTheOther(t *testing.T) {
 	}
 	layer := blobRef("team/app", img.Layers[0].Digest)
 	layer.Manifest = true
-	if d, err := b.gate.Admit(t.Context(), layer); err == nil {
+	if d, err := b.gate.Admit(t.Context(), layer, Caller{}); err == nil {
 		t.Errorf("Admit of a layer as a manifest = %v", d)
 	}
 	if n := b.reg.Count(); n.ManifestHeads == 0 {
 		t.Error("the origin was not asked whether a layer is a manifest")
 	}
 	manifest := origin.Ref{Upstream: upstream, Repository: "team/app", Tag: "1", Manifest: true}
-	if _, err := b.gate.Admit(t.Context(), manifest); err != nil {
+	if _, err := b.gate.Admit(t.Context(), manifest, Caller{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.gate.Admit(t.Context(), blobRef("team/app", img.Manifest.Digest)); err != nil {
+	if _, err := b.gate.Admit(t.Context(), blobRef("team/app", img.Manifest.Digest), Caller{}); err != nil {
 		t.Fatal(err) // distribution has it under both paths, others do not
 	}
 	if n := b.reg.Count(); n.BlobHeads != 1 {
@@ -220,11 +220,11 @@ func TestAdmitRefusesWhatCannotBe(t *testing.T) {
 	if _, err := b.gate.Learn(upstream, "team/app", []byte(index), typeOCIIndex); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.gate.Admit(t.Context(), ref); !errors.Is(err, origin.ErrTooLarge) {
+	if _, err := b.gate.Admit(t.Context(), ref, Caller{}); !errors.Is(err, origin.ErrTooLarge) {
 		t.Errorf("Admit of a manifest that its index calls too large = %v, want ErrTooLarge", err)
 	}
 	b.gate.Forget(ref)
-	if _, err := b.gate.Admit(t.Context(), ref); err != nil {
+	if _, err := b.gate.Admit(t.Context(), ref, Caller{}); err != nil {
 		t.Errorf("Admit after Forget = %v", err)
 	}
 	b.gate.Forget(origin.Ref{Upstream: upstream, Repository: "team/app", Tag: "1"}) // nothing to forget
@@ -243,17 +243,17 @@ func TestRulesComeFirst(t *testing.T) {
 		blobRef("private/app", img.Layers[0].Digest),
 		{Upstream: upstream, Repository: "private/app", Tag: "1", Manifest: true},
 	} {
-		if _, err := b.gate.Admit(t.Context(), ref); !errors.Is(err, ErrDenied) {
+		if _, err := b.gate.Admit(t.Context(), ref, Caller{}); !errors.Is(err, ErrDenied) {
 			t.Errorf("Admit(%+v) = %v, want ErrDenied", ref, err)
 		}
-		if err := b.gate.Check(t.Context(), ref); !errors.Is(err, ErrDenied) {
+		if err := b.gate.Check(t.Context(), ref, Caller{}); !errors.Is(err, ErrDenied) {
 			t.Errorf("Check(%+v) = %v, want ErrDenied", ref, err)
 		}
 	}
 	if n := b.reg.Count(); n != (registry.Counts{}) {
 		t.Errorf("the origin was asked for what the rules refuse: %+v", n)
 	}
-	if _, err := b.gate.Admit(t.Context(), blobRef("public/app", img.Layers[0].Digest)); err != nil {
+	if _, err := b.gate.Admit(t.Context(), blobRef("public/app", img.Layers[0].Digest), Caller{}); err != nil {
 		t.Errorf("Admit of an allowed repository: %v", err)
 	}
 }
@@ -287,14 +287,14 @@ func crowd(t *testing.T, b *bed, leader context.Context, ref origin.Ref, n int) 
 	})
 	one, others := make(chan error, 1), make(chan error, n)
 	go func() {
-		_, err := b.gate.Admit(leader, ref)
+		_, err := b.gate.Admit(leader, ref, Caller{})
 		one <- err
 	}()
 	<-arrived
 	waiting := make(chan struct{}, n)
 	for range n {
 		go func() {
-			_, err := b.gate.Admit(asked{t.Context(), new(sync.Once), waiting}, ref)
+			_, err := b.gate.Admit(asked{t.Context(), new(sync.Once), waiting}, ref, Caller{})
 			others <- err
 		}()
 	}
@@ -349,7 +349,7 @@ func TestAdmitLetsAWaitingCallerGo(t *testing.T) {
 	others, first, release := crowd(t, b, t.Context(), ref, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := b.gate.Admit(ctx, ref) // while the leader's question is held
+	_, err := b.gate.Admit(ctx, ref, Caller{}) // while the leader's question is held
 	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "registry.test/team/app:1") {
 		t.Errorf("Admit with a context that has ended = %v, want context.Canceled and the name", err)
 	}
@@ -371,14 +371,14 @@ func TestAdmitFailsAsTheOriginDoes(t *testing.T) {
 			w.WriteHeader(status)
 			return true
 		})
-		if _, err := b.gate.Admit(t.Context(), ref); !errors.Is(err, want) {
+		if _, err := b.gate.Admit(t.Context(), ref, Caller{}); !errors.Is(err, want) {
 			t.Errorf("the origin answers %d: Admit = %v, want %v", status, err, want)
 		}
 	}
 	// Nothing of it is remembered.
 	b.setFront(nil)
 	b.push(t, "team/app", "1", 1000)
-	if _, err := b.gate.Admit(t.Context(), ref); err != nil {
+	if _, err := b.gate.Admit(t.Context(), ref, Caller{}); err != nil {
 		t.Errorf("Admit after the origin's recovery = %v", err)
 	}
 }
@@ -395,7 +395,7 @@ func TestAdmitAsksWhenTheIndexFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.gate.index = c.Index() // closed: every call of it fails
-	d, err := b.gate.Admit(t.Context(), blobRef("team/app", img.Layers[0].Digest))
+	d, err := b.gate.Admit(t.Context(), blobRef("team/app", img.Layers[0].Digest), Caller{})
 	if err != nil || d.Blob != img.Layers[0] {
 		t.Errorf("Admit with a broken index = %v, %v", d.Blob, err)
 	}

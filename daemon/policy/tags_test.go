@@ -50,7 +50,7 @@ func TestTagIsAskedOnceAndLinked(t *testing.T) {
 	byDigest := tagRef("team/app", "")
 	byDigest.Digest = img.Manifest.Digest
 	for _, ref := range []origin.Ref{tagRef("team/app", "1"), tagRef("team/app", "1"), byDigest} {
-		a, err := b.gate.Admit(t.Context(), ref)
+		a, err := b.gate.Admit(t.Context(), ref, Caller{})
 		if err != nil || a.Blob != img.Manifest || a.MediaType != img.MediaType || a.Stale != "" {
 			t.Errorf("%s: %+v, %v, want %v", ref, a, err, img.Manifest)
 		}
@@ -63,7 +63,7 @@ func TestTagIsAskedOnceAndLinked(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, ref := range []origin.Ref{tagRef("team/app", "1"), byDigest} {
-		if _, err := b.gate.Admit(t.Context(), ref); err != nil {
+		if _, err := b.gate.Admit(t.Context(), ref, Caller{}); err != nil {
 			t.Error(err)
 		}
 	}
@@ -88,26 +88,26 @@ func TestWithoutTheOrigin(t *testing.T) {
 			t.Parallel()
 			b := newTagBed(t, -1)
 			img := b.push(t, "team/app", "1", 1000)
-			if _, err := b.gate.Admit(t.Context(), tagRef("team/app", "1")); err != nil {
+			if _, err := b.gate.Admit(t.Context(), tagRef("team/app", "1"), Caller{}); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := b.gate.Learn(upstream, "team/app", img.Raw, img.MediaType); err != nil {
 				t.Fatal(err)
 			}
 			test.end(b)
-			a, err := b.gate.Admit(t.Context(), tagRef("team/app", "1"))
+			a, err := b.gate.Admit(t.Context(), tagRef("team/app", "1"), Caller{})
 			if err != nil || a.Blob != img.Manifest || !strings.Contains(a.Stale, test.text) || a.Age <= 0 {
 				t.Errorf("tag: %+v, %v, want it to be stale", a, err)
 			}
 			manifest := blobRef("team/app", img.Manifest.Digest)
 			manifest.Manifest = true
 			for _, ref := range []origin.Ref{manifest, blobRef("team/app", img.Config.Digest), blobRef("team/app", img.Layers[0].Digest)} {
-				if a, err := b.gate.Admit(t.Context(), ref); err != nil || a.Stale != "" {
+				if a, err := b.gate.Admit(t.Context(), ref, Caller{}); err != nil || a.Stale != "" {
 					t.Errorf("%s: %+v, %v", ref, a, err)
 				}
 			}
 			for _, ref := range []origin.Ref{tagRef("team/app", "2"), blobRef("team/other", img.Layers[0].Digest)} {
-				if a, err := b.gate.Admit(t.Context(), ref); !errors.Is(err, test.want) {
+				if a, err := b.gate.Admit(t.Context(), ref, Caller{}); !errors.Is(err, test.want) {
 					t.Errorf("%s: %+v, %v, want %v", ref, a, err, test.want)
 				}
 			}
@@ -119,14 +119,14 @@ func TestRefusalOfATagIsNotStale(t *testing.T) {
 	t.Parallel()
 	b := newTagBed(t, -1)
 	b.push(t, "team/app", "1", 1000)
-	if _, err := b.gate.Admit(t.Context(), tagRef("team/app", "1")); err != nil {
+	if _, err := b.gate.Admit(t.Context(), tagRef("team/app", "1"), Caller{}); err != nil {
 		t.Fatal(err)
 	}
 	b.setFront(func(w http.ResponseWriter, _ *http.Request) bool {
 		w.WriteHeader(http.StatusForbidden)
 		return true
 	})
-	if a, err := b.gate.Admit(t.Context(), tagRef("team/app", "1")); !errors.Is(err, origin.ErrDenied) {
+	if a, err := b.gate.Admit(t.Context(), tagRef("team/app", "1"), Caller{}); !errors.Is(err, origin.ErrDenied) {
 		t.Errorf("%+v, %v, want ErrDenied", a, err)
 	}
 }
@@ -140,7 +140,7 @@ func TestRulesComeBeforeTags(t *testing.T) {
 	if err := b.gate.tags.Set(upstream, "private/app", "1", d); err != nil {
 		t.Fatal(err)
 	}
-	if a, err := b.gate.Admit(t.Context(), tagRef("private/app", "1")); !errors.Is(err, ErrDenied) {
+	if a, err := b.gate.Admit(t.Context(), tagRef("private/app", "1"), Caller{}); !errors.Is(err, ErrDenied) {
 		t.Errorf("%+v, %v, want ErrDenied", a, err)
 	}
 }
@@ -150,7 +150,7 @@ func TestForgetAsksForTheTagAgain(t *testing.T) {
 	t.Parallel()
 	b := newTagBed(t, time.Hour)
 	old := b.push(t, "team/app", "1", 1000)
-	if _, err := b.gate.Admit(t.Context(), tagRef("team/app", "1")); err != nil {
+	if _, err := b.gate.Admit(t.Context(), tagRef("team/app", "1"), Caller{}); err != nil {
 		t.Fatal(err)
 	}
 	img, err := registry.PushImage(t.Context(), b.url, "team/app", "1", []int64{1000}, 2)
@@ -159,13 +159,13 @@ func TestForgetAsksForTheTagAgain(t *testing.T) {
 	}
 	layer := blobRef("team/app", old.Layers[0].Digest)
 	b.gate.Forget(layer) // says nothing of the tag
-	if a, err := b.gate.Admit(t.Context(), tagRef("team/app", "1")); err != nil || a.Blob != old.Manifest {
+	if a, err := b.gate.Admit(t.Context(), tagRef("team/app", "1"), Caller{}); err != nil || a.Blob != old.Manifest {
 		t.Errorf("%+v, %v, want %v", a, err, old.Manifest)
 	}
 	ref := blobRef("team/app", old.Manifest.Digest)
 	ref.Manifest = true
 	b.gate.Forget(ref)
-	if a, err := b.gate.Admit(t.Context(), tagRef("team/app", "1")); err != nil || a.Blob != img.Manifest {
+	if a, err := b.gate.Admit(t.Context(), tagRef("team/app", "1"), Caller{}); err != nil || a.Blob != img.Manifest {
 		t.Errorf("%+v, %v, want %v", a, err, img.Manifest)
 	}
 }
@@ -178,7 +178,7 @@ func TestTooLargeAManifestIsRefused(t *testing.T) {
 	if err := b.gate.tags.Set(upstream, "team/app", "1", d); err != nil {
 		t.Fatal(err)
 	}
-	if a, err := b.gate.Admit(t.Context(), tagRef("team/app", "1")); !errors.Is(err, origin.ErrTooLarge) {
+	if a, err := b.gate.Admit(t.Context(), tagRef("team/app", "1"), Caller{}); !errors.Is(err, origin.ErrTooLarge) {
 		t.Errorf("%+v, %v, want ErrTooLarge", a, err)
 	}
 }
