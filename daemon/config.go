@@ -69,6 +69,7 @@ type Config struct {
 	Offline bool `koanf:"offline" help:"never contact an origin"`
 
 	Mirror MirrorConfig `koanf:"mirror"`
+	Proxy  ProxyConfig  `koanf:"proxy"`
 	Tags   TagsConfig   `koanf:"tags"`
 	Cache  CacheConfig  `koanf:"cache"`
 	Peer   PeerConfig   `koanf:"peer"`
@@ -90,16 +91,36 @@ type Config struct {
 
 	Webhook WebhookConfig `koanf:"webhook"`
 
+	Policy PolicyConfig `koanf:"policy"`
+	Audit  AuditConfig  `koanf:"audit"`
+
 	Log LogConfig `koanf:"log"`
 }
 
 // MirrorConfig is the door for runtimes.
 type MirrorConfig struct {
-	// Listen is the address of the mirror; "" is no mirror.
+	// Listen is the address of the mirror, host:port or unix:/path; "" is no
+	// mirror.
 	// Default: 127.0.0.1:7050 for a daemon, since whoever reaches this door
 	// can pull what the node can: its runtime is on the same host. None for a
 	// scheduler, which serves no runtime.
-	Listen string `koanf:"listen" help:"address of the mirror for runtimes; empty for none"`
+	Listen string `koanf:"listen" help:"address of the mirror for runtimes, host:port or unix:/path; empty for none"`
+
+	TLS TLSConfig `koanf:"tls"`
+
+	// AllowFrom lists networks whose clients are let in. Default: all that
+	// reach Listen.
+	AllowFrom []string `koanf:"allowFrom" help:"networks whose clients are let in, such as 10.0.0.0/8 (default: all)"`
+
+	// MaxConnections bounds the connections of all clients together: of more,
+	// the one that has been idle longest is closed. Default: 8192, about 100 MB
+	// at most.
+	MaxConnections int `koanf:"maxConnections" help:"most connections of all clients together"`
+
+	// MaxRequests bounds the requests of one client address that are answered at
+	// once. More are refused with 503. Default: 256: a runtime has four to
+	// sixteen, and behind one address may be a few nodes.
+	MaxRequests int `koanf:"maxRequests" help:"most requests of one client that are answered at once"`
 
 	// Default is the upstream of requests that name none (dockerd's and
 	// podman's); "" refuses them.
@@ -144,17 +165,17 @@ type GossipConfig struct {
 	// MinSecret bytes; white space around it does not count. It keys the
 	// gossip, which tells the members' identities, so it is the lock of the
 	// whole fleet. There is no key for the secret itself: command lines and
-	// environments are readable by too many.
+	// environments are readable by too many. A second line is a second secret:
+	// the first is used, both are accepted. The file is read anew when it
+	// changes, so a secret is changed by adding the new one below the old one
+	// on all members, then swapping the lines, then dropping the old one.
 	// Default: none, which is accepted on loopback without Join only.
-	SecretFile string `koanf:"secretFile" help:"file with the cluster secret, the same on all members"`
-}
+	SecretFile string `koanf:"secretFile" help:"file with the cluster secret, the same on all members; a second line is accepted too"`
 
-// AdminConfig is the door for operators.
-type AdminConfig struct {
-	// Listen is the address of /metrics, /healthz, /readyz and the admin API;
-	// "" is none. The API asks for no password and tells which images the
-	// node pulls. Default: 127.0.0.1:7053.
-	Listen string `koanf:"listen" help:"address of /metrics, /healthz, /readyz and the admin API; empty for none"`
+	// AllowFile lists the peer IDs that may be members, one a line, with # for
+	// comments; `shoal status` shows a node's own. It is read anew when it
+	// changes. Default: none, whoever has the secret.
+	AllowFile string `koanf:"allowFile" help:"file with the peer IDs that may be members, one a line (default: whoever has the secret)"`
 }
 
 // LimitsConfig is how much of its links the node may use. Rates are written
@@ -210,11 +231,21 @@ type Upstream struct {
 	// does not answer.
 	URLs []string `koanf:"urls"`
 
-	// Auth says with whose credentials the upstream is asked: "anonymous", or
-	// "node" for those of the operator, given below. With node, whoever
-	// reaches the mirror gets what the node may have, so Allow is needed.
-	// Default: anonymous.
+	// Auth says with whose credentials the upstream is asked: "anonymous",
+	// "node" for those of the operator, given below, or "passthrough" for the
+	// caller's own, which the upstream is asked about before anything is served.
+	// With node, whoever reaches the mirror gets what the node may have, so
+	// Allow is needed. Default: anonymous.
 	Auth string `koanf:"auth"`
+
+	// Basic lets the mirror pass on an upstream's Basic challenge with
+	// passthrough: then callers send this node their password. Default: false.
+	Basic bool `koanf:"basic"`
+
+	// GrantTTL is for how long the upstream's yes to a caller's token is
+	// believed with passthrough, at most a minute, and never longer than the
+	// token lives. Default: 60s.
+	GrantTTL time.Duration `koanf:"grantTTL"`
 
 	// CA is a PEM file of certificates to trust for this upstream beside the
 	// system's. Default: none.
@@ -226,7 +257,9 @@ type Upstream struct {
 	PasswordFile string `koanf:"passwordFile"`
 
 	// CredentialsFile is a docker config.json with the credentials, in place
-	// of Username and PasswordFile. Default: none.
+	// of Username and PasswordFile, or a folder with one, as Kubernetes mounts a
+	// secret of type dockerconfigjson. Credential helpers that it names are
+	// asked. It is read anew when it changes. Default: none.
 	CredentialsFile string `koanf:"credentialsFile"`
 
 	// Allow lists the repositories that may be served, by name, by path.Match
@@ -270,12 +303,15 @@ func Default() Config {
 	c := Config{
 		Role:   proto.RoleDaemon,
 		Drain:  20 * time.Second,
-		Mirror: MirrorConfig{Listen: "127.0.0.1:7050", Default: "docker.io", Prefetch: true},
+		Mirror: MirrorConfig{Listen: "127.0.0.1:7050", Default: "docker.io", Prefetch: true, MaxConnections: 8192, MaxRequests: 256},
 		Tags:   defaultTags(),
 		Cache:  defaultCache(),
 		Peer:   PeerConfig{Listen: "127.0.0.1:7051", Security: "tls"},
 		Gossip: GossipConfig{Listen: "127.0.0.1:7052"},
-		Admin:  AdminConfig{Listen: "127.0.0.1:7053"},
+		Admin:  AdminConfig{Listen: "127.0.0.1:7053", LocalRole: "admin"},
+		Proxy:  ProxyConfig{Tunnel: true},
+		Policy: PolicyConfig{Default: "allow", Mode: "enforce"},
+		Audit:  AuditConfig{MaxSize: 100, KeepDays: 30},
 		Upstreams: map[string]Upstream{
 			"docker.io":         {URL: "https://registry-1.docker.io"},
 			"ghcr.io":           {},
@@ -389,32 +425,6 @@ func (u Upstream) Addresses() []string {
 		return append([]string{u.URL}, u.URLs...)
 	}
 	return u.URLs
-}
-
-// Secret reads the cluster secret: the content of SecretFile without the white
-// space around it, or nil if there is no SecretFile.
-func (g GossipConfig) Secret() ([]byte, error) {
-	if g.SecretFile == "" {
-		return nil, nil
-	}
-	secret, err := readSecret("gossip.secretFile", g.SecretFile)
-	if err != nil {
-		return nil, err
-	}
-	if len(secret) < MinSecret {
-		return nil, fmt.Errorf("gossip.secretFile: the secret in %s has %d bytes and needs at least %d; make one with: head -c 32 /dev/urandom | base64 > %s, and copy it to all members", g.SecretFile, len(secret), MinSecret, g.SecretFile)
-	}
-	return secret, nil
-}
-
-// Password reads PasswordFile, without the white space around it; it is empty
-// if there is no such file configured.
-func (u Upstream) Password() (string, error) {
-	if u.PasswordFile == "" {
-		return "", nil
-	}
-	password, err := readSecret("passwordFile", u.PasswordFile)
-	return string(password), err
 }
 
 // readSecret reads a small file that holds a secret and nothing else.

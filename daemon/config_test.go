@@ -12,6 +12,8 @@ import (
 
 	"github.com/shoal-project/shoal/cache"
 	"github.com/shoal-project/shoal/daemon"
+	"github.com/shoal-project/shoal/daemon/policy/rules"
+	"github.com/shoal-project/shoal/daemon/policy/signature"
 	"github.com/shoal-project/shoal/daemon/rate"
 	"github.com/shoal-project/shoal/proto"
 )
@@ -89,8 +91,9 @@ func TestValidate(t *testing.T) {
 		{"port name", func(c *daemon.Config) { c.Admin.Listen = ":http" }, []string{"admin.listen: "}},
 		{"port too large", func(c *daemon.Config) { c.Admin.Listen = ":70000" }, []string{"admin.listen: "}},
 		{"odd host", func(c *daemon.Config) { c.Admin.Listen = "a b:1" }, []string{"admin.listen: "}},
-		{"same port", func(c *daemon.Config) { c.Admin.Listen = c.Mirror.Listen }, []string{"admin.listen: 127.0.0.1:7050 is the same port as that of mirror.listen"}},
-		{"same port, all addresses", func(c *daemon.Config) { c.Admin.Listen = ":7050" }, []string{"admin.listen: "}},
+		{"same port", func(c *daemon.Config) { c.Admin.Listen = c.Mirror.Listen }, []string{"admin.listen: 127.0.0.1:7050 is the same as that of mirror.listen"}},
+		{"same port, all addresses", func(c *daemon.Config) { c.Admin.Listen = ":7050" },
+			[]string{"admin.listen: :7050 is the same as", "admin.listen: :7050 can be reached from other machines"}},
 		{"same port, another address", func(c *daemon.Config) { c.Admin.Listen = "127.0.0.2:7050" }, nil},
 		{"port 0", func(c *daemon.Config) { c.Admin.Listen, c.Mirror.Listen = "127.0.0.1:0", "127.0.0.1:0" }, nil},
 		{"no doors", func(c *daemon.Config) { c.Admin.Listen, c.Mirror.Listen = "", "" }, nil},
@@ -185,7 +188,51 @@ func TestValidate(t *testing.T) {
 
 		{"auth node", with(func(*daemon.Upstream) {}), nil},
 		{"auth unknown", with(func(u *daemon.Upstream) { u.Auth = "basic" }), []string{`.auth: "basic" is not a value`}},
-		{"auth passthrough", with(func(u *daemon.Upstream) { u.Auth = "passthrough" }), []string{"passthrough is not in this version"}},
+		{"passthrough with credentials", with(func(u *daemon.Upstream) { u.Auth = "passthrough" }), []string{"passthrough uses the callers' own"}},
+		{"passthrough", up("r.example.com", daemon.Upstream{Auth: "passthrough", Basic: true, GrantTTL: time.Second}), nil},
+		{"grant too long", up("r.example.com", daemon.Upstream{Auth: "passthrough", GrantTTL: time.Hour}), []string{"grantTTL: 1h0m0s is not from 0s to 1m0s"}},
+		{"basic without passthrough", up("r.example.com", daemon.Upstream{Basic: true, GrantTTL: time.Second}), []string{".basic: ", ".grantTTL: "}},
+		{"auth of another kind", with(func(u *daemon.Upstream) { u.Auth = "ldap" }), []string{"anonymous or node or passthrough"}},
+
+		{"sockets", func(c *daemon.Config) { c.Mirror.Listen, c.Admin.Listen = "unix:/run/m.sock", "unix:/run/a.sock" }, nil},
+		{"relative socket", func(c *daemon.Config) { c.Mirror.Listen, c.Admin.Listen = "unix:/run/m.sock", "unix:m.sock" }, []string{"admin.listen: unix: needs the absolute path"}},
+		{"one socket for two doors", func(c *daemon.Config) { c.Mirror.Listen, c.Admin.Listen = "unix:/run/m.sock", "unix:/run/m.sock" }, []string{"admin.listen: unix:/run/m.sock is the same as"}},
+		{"half a certificate", func(c *daemon.Config) { c.Mirror.TLS.Cert, c.Admin.TLS.Key = "/c", "/k" }, []string{"mirror.tls: cert and key", "admin.tls: cert and key"}},
+		{"networks", func(c *daemon.Config) { c.Mirror.AllowFrom = []string{"10.0.0.0/8", "::1"} }, nil},
+		{"no network", func(c *daemon.Config) { c.Mirror.AllowFrom = []string{"10.0.0.0/40"} }, []string{"mirror.allowFrom: "}},
+		{"nobody let in", func(c *daemon.Config) { c.Mirror.MaxConnections, c.Mirror.MaxRequests = 0, -1 }, []string{"mirror.maxConnections: 0", "mirror.maxRequests: -1"}},
+		{"proxy", func(c *daemon.Config) {
+			c.Proxy.Listen, c.Proxy.Intercept = "127.0.0.1:7054", []string{"ghcr.io", "*.gcr.io", "registry-1.docker.io"}
+		}, nil},
+		{"proxy of what is not configured", func(c *daemon.Config) { c.Proxy.Intercept = []string{"example.com", "*", "*.*"} },
+			[]string{`proxy.intercept: "example.com" is no configured upstream`, `proxy.intercept: "*"`, `proxy.intercept: "*.*"`}},
+		{"open proxy", func(c *daemon.Config) { c.Proxy.Listen = ":7054" }, []string{"proxy.allowFrom: proxy.listen (:7054)"}},
+		{"open proxy without tunnel", func(c *daemon.Config) { c.Proxy.Listen, c.Proxy.Tunnel = ":7054", false }, nil},
+		{"proxy port", func(c *daemon.Config) { c.Proxy.Ports = []string{"443", "https", "0"} }, []string{`proxy.ports: "https"`, `proxy.ports: "0"`}},
+		{"admin abroad", func(c *daemon.Config) { c.Admin.Listen = ":7053" }, []string{"admin.listen: :7053 can be reached"}},
+		{"admin abroad with a token", func(c *daemon.Config) {
+			c.Admin.Listen, c.Admin.Tokens = ":7053", []daemon.AdminToken{{Name: "ops", Role: "operate", File: "/t"}}
+			c.Admin.TLS = daemon.TLSConfig{Cert: "/c", Key: "/k"}
+		}, nil},
+		{"admin abroad with a token in the clear", func(c *daemon.Config) {
+			c.Admin.Listen, c.Admin.Tokens = ":7053", []daemon.AdminToken{{Name: "ops", Role: "operate", File: "/t"}}
+		}, []string{"admin.tls: admin.listen (:7053)"}},
+		{"metrics abroad", func(c *daemon.Config) { c.Admin.Listen, c.Admin.OpenMetrics = ":7053", true }, nil},
+		{"rule about signatures without keys", func(c *daemon.Config) {
+			c.Policy.Rules = []rules.Rule{{Name: "r", If: `!("release" in signedBy)`, Do: "deny"}}
+		}, []string{"policy.signatures: rules ask who has signed"}},
+		{"admin words", func(c *daemon.Config) {
+			c.Admin.LocalRole, c.Admin.Tokens = "root", []daemon.AdminToken{{Role: "boss"}}
+		}, []string{`admin.localRole: "root"`, "admin.tokens: an entry lacks", `admin.tokens.role: "boss"`}},
+		{"client certificates without TLS", func(c *daemon.Config) {
+			c.Admin.ClientCA, c.Admin.Certificates = "/ca", []daemon.AdminCertificate{{Name: "*", Role: "view"}}
+		}, []string{"admin.clientCA: client certificates need admin.tls"}},
+		{"client CA alone", func(c *daemon.Config) { c.Admin.ClientCA, c.Admin.TLS = "/ca", daemon.TLSConfig{Cert: "/c", Key: "/k"} }, []string{"clientCA and certificates go together"}},
+		{"audit", func(c *daemon.Config) { c.Audit.MaxSize, c.Audit.KeepDays = 0, -1 }, []string{"audit.maxSize: 0", "audit.keepDays: -1"}},
+		{"policy word", func(c *daemon.Config) { c.Policy.Default = "maybe" }, []string{`policy.default: "maybe" is neither`}},
+		{"policy mode", func(c *daemon.Config) { c.Policy.Mode = "silent" }, []string{`policy.mode: "silent"`}},
+		{"rule", func(c *daemon.Config) { c.Policy.Rules = []rules.Rule{{Name: "r", If: "tag ==", Do: "deny"}} }, []string{"policy.rules"}},
+		{"signature without a key", func(c *daemon.Config) { c.Policy.Signatures = []signature.Key{{Name: "k"}} }, []string{"policy.signatures"}},
 		{"credentials unused", with(func(u *daemon.Upstream) { u.Auth = "" }), []string{"write auth: node"}},
 		{"node without allow", with(func(u *daemon.Upstream) { u.Allow = nil }), []string{".allow: is needed with auth: node"}},
 		{"node without credentials", with(func(u *daemon.Upstream) { u.Username, u.PasswordFile = "", "" }), []string{"node needs credentials"}},
@@ -289,20 +336,22 @@ func TestSecrets(t *testing.T) {
 		return name
 	}
 	secret := strings.Repeat("s", daemon.MinSecret)
-	if got, err := (daemon.GossipConfig{SecretFile: file(" " + secret + "\n")}).Secret(); err != nil || string(got) != secret {
+	if got, err := (daemon.GossipConfig{SecretFile: file(" " + secret + "\n")}).Secrets(); err != nil || len(got) != 1 || string(got[0]) != secret {
 		t.Errorf("got %q, %v", got, err)
 	}
-	if got, err := (daemon.GossipConfig{}).Secret(); err != nil || got != nil {
+	if got, err := (daemon.GossipConfig{SecretFile: file(secret + "\r\n\n" + secret + "2\n")}).Secrets(); err != nil || len(got) != 2 || string(got[0]) != secret || string(got[1]) != secret+"2" {
+		t.Errorf("two of them: got %q, %v", got, err)
+	}
+	if got, err := (daemon.GossipConfig{}).Secrets(); err != nil || got != nil {
 		t.Errorf("without a file: %q, %v", got, err)
-	}
-	if got, err := (daemon.Upstream{PasswordFile: file("p w\r\n")}).Password(); err != nil || got != "p w" {
-		t.Errorf("got %q, %v", got, err)
 	}
 	for _, tt := range []struct{ content, want string }{
 		{"\n", "is empty"},
 		{secret[1:] + "\n", "needs at least 16; make one with: head"},
+		{secret + "\nshort\n", "needs at least 16; make one with: head"},
+		{secret + "\n" + secret + "\n" + secret + "\n", "has 3 lines; one is the secret"},
 	} {
-		_, err := (daemon.GossipConfig{SecretFile: file(tt.content)}).Secret()
+		_, err := (daemon.GossipConfig{SecretFile: file(tt.content)}).Secrets()
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%q: got %v, want %q", tt.content, err, tt.want)
 		}
@@ -310,7 +359,7 @@ func TestSecrets(t *testing.T) {
 			t.Errorf("the secret is in the message: %v", err)
 		}
 	}
-	if _, err := (daemon.GossipConfig{SecretFile: "/nowhere/secret"}).Secret(); err == nil || !strings.Contains(err.Error(), "gossip.secretFile: open /nowhere/secret") {
+	if _, err := (daemon.GossipConfig{SecretFile: "/nowhere/secret"}).Secrets(); err == nil || !strings.Contains(err.Error(), "gossip.secretFile: open /nowhere/secret") {
 		t.Errorf("missing file: %v", err)
 	}
 }

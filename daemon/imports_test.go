@@ -30,16 +30,29 @@ var rooms = map[string][]string{
 	"peer/gossip":   {"proto"},
 	"daemon/origin": {"proto"},
 	// daemon/jobs and cache for what the API says of them.
-	"daemon/admin":         {"daemon/jobs", "cache", "proto"},
-	"daemon/rate":          {},
-	"daemon/tags":          {"daemon/origin", "cache", "proto"},
-	"daemon/policy":        {"daemon/tags", "daemon/origin", "cache", "proto"},
-	"daemon/pull":          {"cache", "proto"},
-	"daemon/pull/pulltest": {"daemon/pull", "cache", "proto"},
-	"daemon/jobs":          {"daemon/policy", "daemon/tags", "daemon/pull", "daemon/origin", "cache", "proto"},
-	"daemon/mirror":        {"daemon/policy", "daemon/pull", "daemon/origin", "cache", "proto"},
+	"daemon/admin": {"daemon/jobs", "daemon/blocklist", "cache", "proto"},
+	"daemon/rate":  {},
+	// Doors and files know nothing of what goes through them.
+	"daemon/door":     {"daemon/reload"},
+	"daemon/reload":   {},
+	"daemon/proxy":    {},
+	"daemon/runtimes": {},
+	"daemon/audit":    {},
+	// Private digests, and digests that nobody may have.
+	"daemon/veil":      {"proto"},
+	"daemon/blocklist": {"proto"},
+	"daemon/tags":      {"daemon/origin", "cache", "proto"},
+	"daemon/policy":    {"daemon/policy/rules", "daemon/tags", "daemon/origin", "cache", "proto"},
+	// Decisions only: what they are about is given to them.
+	"daemon/policy/rules":     {},
+	"daemon/policy/signature": {"daemon/origin", "cache", "proto"},
+	"daemon/pull":             {"cache", "proto"},
+	"daemon/pull/pulltest":    {"daemon/pull", "cache", "proto"},
+	"daemon/jobs":             {"daemon/policy", "daemon/tags", "daemon/pull", "daemon/origin", "cache", "proto"},
+	"daemon/mirror":           {"daemon/policy", "daemon/audit", "daemon/pull", "daemon/origin", "cache", "proto"},
 	"daemon": {
-		"daemon/mirror", "daemon/policy", "daemon/tags", "daemon/pull", "daemon/origin", "daemon/jobs", "daemon/admin", "daemon/rate",
+		"daemon/mirror", "daemon/policy", "daemon/policy/rules", "daemon/policy/signature", "daemon/tags", "daemon/pull", "daemon/origin",
+		"daemon/jobs", "daemon/admin", "daemon/rate", "daemon/door", "daemon/reload", "daemon/proxy", "daemon/audit", "daemon/veil", "daemon/blocklist",
 		"peer", "peer/gossip", "scheduler", "cache", "proto",
 	},
 	"bench/*": {"bench/*", "daemon", "daemon/admin", "daemon/jobs", "daemon/rate", "scheduler", "proto"},
@@ -47,7 +60,8 @@ var rooms = map[string][]string{
 	// returns, proto for the role that a command names.
 	// daemon/origin and daemon/policy for what an image is named with and which
 	// types are manifests, which an export and an import read.
-	"cmd/shoal": {"bench/*", "daemon", "daemon/jobs", "daemon/admin", "daemon/policy", "daemon/origin", "daemon/rate", "cache", "proto"},
+	// daemon/proxy for the CA that it makes, daemon/runtimes for what it writes.
+	"cmd/shoal": {"bench/*", "daemon", "daemon/proxy", "daemon/runtimes", "daemon/blocklist", "daemon/jobs", "daemon/admin", "daemon/policy", "daemon/origin", "daemon/rate", "cache", "proto"},
 }
 
 // stdOnly are the rooms that import nothing but the standard library.

@@ -22,7 +22,7 @@ func (d *Daemon) Status() admin.Status {
 		ID:            d.self.ID,
 		Zone:          d.cfg.Zone,
 		Roles:         d.cfg.Role.String(),
-		Mirror:        d.MirrorAddr(),
+		Mirror:        d.mirrorURL(),
 		UptimeSeconds: time.Since(d.started).Seconds(),
 		Members:       admin.Members(members),
 		Bytes: admin.Bytes{
@@ -35,7 +35,7 @@ func (d *Daemon) Status() admin.Status {
 		st.Pulls = append(st.Pulls, admin.Pull{
 			Digest: p.Blob.Digest, Size: p.Blob.Size, Have: p.Have,
 			FromOrigin: p.FromOrigin, FromPeers: p.FromPeers,
-			Origin: p.Origin.String(), Owner: d.client.Owner(p.Blob.Digest),
+			Origin: p.Origin.String(), Owner: d.Owner(p.Blob.Digest),
 		})
 	}
 	return st

@@ -27,12 +27,12 @@ func (d *Daemon) openStore() error {
 		Registry: d.registry,
 		Whole: func(b proto.Blob) {
 			if d.client != nil {
-				d.client.Hold(b)
+				d.held(b)
 			}
 		},
 		Evicted: func(dg proto.Digest) {
 			if d.client != nil {
-				d.client.Gone(dg)
+				d.gone(dg)
 			}
 		},
 		Damaged: func(b proto.Blob) {
@@ -118,14 +118,7 @@ func (d *Daemon) openGate() error {
 		},
 		Upstreams: d.upstreams(), Log: d.log, Registry: d.registry,
 	})
-	var allowed []policy.Rule
-	for name, u := range d.cfg.Upstreams {
-		if len(u.Allow) > 0 {
-			allowed = append(allowed, policy.AllowRepositories(name, u.Allow))
-		}
-	}
-	d.gate = policy.New(policy.Config{Origin: d.origin, Index: d.cache.Index(), Tags: d.tags, Rules: allowed, Log: d.log})
-	return nil
+	return d.openPolicy()
 }
 
 // upstreams returns the names of the configured registries.

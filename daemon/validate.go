@@ -49,6 +49,8 @@ func (c Config) Validate() error {
 	m.cache(c.Cache)
 	m.prefetch(c)
 	m.webhook(c)
+	m.doors(c)
+	m.policy(c)
 	if len(c.Upstreams) == 0 {
 		m.add("upstreams", "is empty, so that no image can be pulled; name the registries that may be reached, such as docker.io: {}")
 	}
@@ -101,6 +103,7 @@ func (m *mistakes) listeners(c Config) {
 	var seen []door
 	for _, d := range []door{
 		{"mirror.listen", c.Mirror.Listen, true},
+		{"proxy.listen", c.Proxy.Listen, true},
 		{"peer.listen", c.Peer.Listen, false},
 		{"gossip.listen", c.Gossip.Listen, false},
 		{"admin.listen", c.Admin.Listen, true},
@@ -108,15 +111,19 @@ func (m *mistakes) listeners(c Config) {
 		if d.addr == "" && d.optional {
 			continue
 		}
-		host, port, err := splitAddr(d.addr)
+		split := splitAddr
+		if d.optional {
+			split = splitDoor
+		}
+		host, port, err := split(d.addr)
 		if err != nil {
 			m.add(d.key, "%w; write an address such as 127.0.0.1:7050, or :7050 for all addresses of this machine", err)
 			continue
 		}
 		for _, o := range seen {
-			ohost, oport, _ := splitAddr(o.addr)
-			if port == oport && port != 0 && (host == ohost || anyHost(host) || anyHost(ohost)) {
-				m.add(d.key, "%s is the same port as that of %s (%s); give it one of its own", d.addr, o.key, o.addr)
+			ohost, oport, _ := splitDoor(o.addr)
+			if sameDoor := port == oport && (host == ohost || anyHost(host) || anyHost(ohost)); sameDoor && (port != 0 || strings.HasPrefix(host, unixPrefix)) {
+				m.add(d.key, "%s is the same as that of %s (%s); give it one of its own", d.addr, o.key, o.addr)
 			}
 		}
 		seen = append(seen, d)
@@ -221,6 +228,7 @@ func (m *mistakes) upstream(name string, u Upstream) {
 		}
 	}
 	m.auth(key, u)
+	m.passthrough(key, u)
 }
 
 // url checks one URL of an upstream. The messages have no user info in them.
@@ -247,10 +255,12 @@ func (m *mistakes) auth(key string, u Upstream) {
 		return
 	case "node":
 	case "passthrough":
-		m.add(key+".auth", "passthrough is not in this version; use anonymous, or node with allow")
+		if given {
+			m.add(key+".auth", "credentials are given and passthrough uses the callers' own; write auth: node, or remove them")
+		}
 		return
 	default:
-		m.oneOf(key+".auth", u.Auth, "anonymous", "node")
+		m.oneOf(key+".auth", u.Auth, "anonymous", "node", "passthrough")
 		return
 	}
 	if len(u.Allow) == 0 {

@@ -24,6 +24,11 @@
 // it unpacked is seen by mounting it. That it fetches ranges in parallel is seen
 // by a proxy between it and the node, since it does so only where it is told to.
 //
+// TestConfigure… let `shoal configure` write what the runtimes read, beside what
+// somebody had written before, and look at what they make of it: their own dump
+// of the configuration, pulls (containerd 1.6 through its CRI), and that they are
+// as before after an undo.
+//
 // The containers print the checksums of their files, so that what is compared
 // is what arrived at the very end, after the runtime's own unpacking. Every
 // image is an index of two platforms, as most images are; the foreign one must

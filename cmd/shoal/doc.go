@@ -50,6 +50,13 @@
 // must not leave a fleet open. Variables in the forms that the kubelet sets for
 // a Service called shoal are let through.
 //
+// doctor puts two views together. Only the node can say whether it reaches its
+// registries and its fleet, so it is asked; only this side sees whether the
+// runtime knows the mirror and the mirror answers. It goes on when something is
+// broken, the configuration and the node included: that is what it is for. A
+// runtime that does not use the mirror fails the examination only if none does,
+// or if it was named.
+//
 // Exit codes: 0 for success, 1 for a failure, 2 for a mistake in the command
 // line or the configuration, so that a supervisor can tell "try again" from
 // "don't"; 128 plus the signal's number when a second signal cuts a drain off, or

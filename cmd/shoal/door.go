@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -28,17 +31,51 @@ const manifestTypes = ocispec.MediaTypeImageIndex + ", " + ocispec.MediaTypeImag
 // A door is a node's mirror, which is read as containerd reads it: the registry
 // that an image is from is named in the query.
 type door struct {
-	addr string
+	addr string // as it was given, for a person
+	base string // of URLs
 	http *http.Client
 }
 
-// newDoor returns the door at addr, host:port.
+// newDoor returns the door at addr: host:port, https://host:port, or unix:/path.
 func newDoor(addr string) *door {
-	return &door{addr: addr, http: &http.Client{Transport: &http.Transport{
+	transport := &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
 		MaxIdleConnsPerHost: blobsAtOnce,
 		DisableCompression:  true, // a blob is its bytes
-	}}}
+		TLSHandshakeTimeout: 10 * time.Second,
+	}
+	d := &door{addr: addr, base: "http://" + strings.TrimPrefix(addr, "http://"), http: &http.Client{Transport: transport}}
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		d.base = "http://localhost"
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", path)
+		}
+	}
+	if strings.HasPrefix(addr, "https://") {
+		d.base = addr
+	}
+	return d
+}
+
+// trust adds the certificates of a PEM file to those that the system trusts. No
+// name is no file.
+func (d *door) trust(file string) error {
+	if file == "" {
+		return nil
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("CA of the mirror: %w", err)
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool() // there are none
+	}
+	if !pool.AppendCertsFromPEM(data) {
+		return fmt.Errorf("CA of the mirror: %s has no certificate in PEM", file)
+	}
+	d.http.Transport.(*http.Transport).TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	return nil
 }
 
 // close ends idle connections.
@@ -103,10 +140,10 @@ func (d *door) blob(ctx context.Context, ref origin.Ref, digest proto.Digest, fr
 // get asks for something of ref's repository, and returns an answer that is a
 // success.
 func (d *door) get(ctx context.Context, ref origin.Ref, what string, from int64) (*http.Response, error) {
-	at := "http://" + d.addr + "/v2/" + ref.Repository + "/" + what + "?ns=" + url.QueryEscape(ref.Upstream)
+	at := d.base + "/v2/" + ref.Repository + "/" + what + "?ns=" + url.QueryEscape(ref.Upstream)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
 	if err != nil {
-		return nil, fmt.Errorf("mirror address %q: %w; write host:port", d.addr, err)
+		return nil, fmt.Errorf("mirror address %q: %w; write host:port, https://host:port or unix:/path", d.addr, err)
 	}
 	if strings.HasPrefix(what, "manifests/") {
 		req.Header.Set("Accept", manifestTypes)
@@ -116,7 +153,7 @@ func (d *door) get(ctx context.Context, ref origin.Ref, what string, from int64)
 	}
 	resp, err := d.http.Do(req)
 	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
+	case errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT):
 		return nil, fmt.Errorf("no mirror answers at %s: start one with `shoal daemon`, or say with --mirror where its mirror.listen is", d.addr)
 	case err != nil:
 		return nil, err
@@ -151,16 +188,25 @@ func saidBy(resp *http.Response) string {
 // admin and says that it is at mirror. A mirror at all addresses of its machine
 // is where the admin door is.
 func mirrorAddr(admin, mirror string) string {
-	host, port, err := net.SplitHostPort(mirror)
-	if err != nil {
+	addr, secure := strings.CutPrefix(mirror, "https://")
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || strings.HasPrefix(mirror, "unix:") {
 		return mirror
 	}
 	if ip := net.ParseIP(host); host != "" && (ip == nil || !ip.IsUnspecified()) {
 		return mirror
 	}
-	host, _, err = net.SplitHostPort(admin)
-	if err != nil || host == "" {
+	_, at, scheme := strings.Cut(admin, "://")
+	if !scheme {
+		at = admin
+	}
+	host, _, err = net.SplitHostPort(at)
+	if err != nil || host == "" || strings.HasPrefix(admin, "unix:") {
 		host = "127.0.0.1"
 	}
-	return net.JoinHostPort(host, port)
+	addr = net.JoinHostPort(host, port)
+	if secure {
+		return "https://" + addr
+	}
+	return addr
 }

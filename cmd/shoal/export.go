@@ -29,7 +29,8 @@ type exportCmd struct {
 	Images   string   `required:"" placeholder:"LIST|FILE" help:"references with commas between, or a file with one on a line; - reads standard input"`
 	Output   string   `required:"" short:"o" placeholder:"DIR" help:"folder of the OCI image layout; that of an earlier export is gone on with"`
 	Platform platform `placeholder:"OS/ARCH" help:"of an image for several platforms take this one, such as linux/arm64 (default: all)"`
-	Mirror   string   `placeholder:"HOST:PORT" help:"mirror.listen of the node to read from (default: what the node at --admin says)"`
+	Mirror   string   `placeholder:"ADDRESS" help:"mirror.listen of the node to read from: HOST:PORT, https://HOST:PORT or unix:PATH (default: what the node at --admin says)"`
+	MirrorCA string   `name:"mirror-ca" placeholder:"FILE" help:"PEM file of the CA of the node's mirror.tls, if the system does not have it"`
 }
 
 // Help is kong's longer text.
@@ -56,13 +57,17 @@ func (c *exportCmd) Run() (err error) {
 		}
 		addr = s.Mirror
 	}
+	from := newDoor(mirrorAddr(c.Admin, addr))
+	if err := from.trust(c.MirrorCA); err != nil {
+		return err
+	}
 	l, unlock, err := createLayout(c.Output)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
 	e := &exporter{
-		layout: l, door: newDoor(mirrorAddr(c.Admin, addr)), platform: c.Platform,
+		layout: l, door: from, platform: c.Platform,
 		meter: newMeter(os.Stderr), right: make(map[proto.Digest]bool),
 	}
 	defer e.door.close()

@@ -432,6 +432,11 @@ func TestMirrorAddr(t *testing.T) {
 		{":7053", ":7050", "127.0.0.1:7050"},
 		{"[::1]:7053", ":7050", "[::1]:7050"},
 		{"127.0.0.1:7053", "10.0.0.7:7050", "10.0.0.7:7050"},
+		{"https://10.0.0.7:7053", ":7050", "10.0.0.7:7050"},
+		{"https://10.0.0.7:7053", "https://[::]:7050", "https://10.0.0.7:7050"},
+		{"unix:/run/a.sock", "https://:7050", "https://127.0.0.1:7050"},
+		{"unix:/run/a.sock", "unix:/run/m.sock", "unix:/run/m.sock"},
+		{"10.0.0.7:7053", "https://mirror.example:7050", "https://mirror.example:7050"},
 	} {
 		if got := mirrorAddr(tt[0], tt[1]); got != tt[2] {
 			t.Errorf("admin at %s, mirror at %s: %s, want %s", tt[0], tt[1], got, tt[2])

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -99,6 +100,12 @@ func parse(text string, t reflect.Type, path []string) (any, error) {
 			return nil, fmt.Errorf("%q is neither true nor false", text)
 		}
 		return b, nil
+	case t.Kind() == reflect.Int:
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return nil, fmt.Errorf("%q is not a whole number", text)
+		}
+		return n, nil
 	case isNested(t):
 		return parseNested(text, t, path)
 	case t.Kind() == reflect.Slice:
@@ -148,7 +155,7 @@ func fromEnv(environ []string, ks []key) (map[string]any, []error) {
 	var errs []error
 	for _, kv := range environ {
 		name, text, _ := strings.Cut(kv, "=")
-		if !strings.HasPrefix(name, "SHOAL_") || name == configEnv {
+		if !strings.HasPrefix(name, "SHOAL_") || name == configEnv || slices.Contains(clientEnv, name) {
 			continue
 		}
 		k, ok := byEnv[name]
@@ -192,6 +199,8 @@ func placeholder(t reflect.Type) string {
 		return "DURATION"
 	case t.Kind() == reflect.Float64:
 		return "RATE"
+	case t.Kind() == reflect.Int:
+		return "N"
 	case isNested(t):
 		return "YAML"
 	case t.Kind() == reflect.Slice:

@@ -24,6 +24,12 @@ type cli struct {
 	Jobs      jobsCmd      `cmd:"" help:"show, cancel or wait for what shoal pull and the node itself have started"`
 	Cache     cacheCmd     `cmd:"" help:"show, clean, check, pin, export and import what is in the cache of a node"`
 	Offline   offlineCmd   `cmd:"" help:"say whether a node may contact registries, and switch it"`
+	Block     blockCmd     `cmd:"" help:"refuse an image on all nodes"`
+	Unblock   unblockCmd   `cmd:"" help:"let an image be pulled again"`
+	Blocked   blockedCmd   `cmd:"" help:"list what is blocked"`
+	Configure configureCmd `cmd:"" help:"have containerd, docker, podman or crio use the mirror, or undo that"`
+	Doctor    doctorCmd    `cmd:"" help:"check each link of the chain from the runtimes to the registries"`
+	CA        caCmd        `cmd:"" name:"ca" help:"make and show the CA of the forward proxy"`
 	Bench     benchCmd     `cmd:"" help:"measure what a fleet does"`
 	Version   versionCmd   `cmd:"" help:"print the version"`
 }

@@ -8,6 +8,7 @@
 //	GET    /v1/status                  Status
 //	GET    /v1/members                 the members of the fleet, a list of Member
 //	GET    /v1/pulls                   the blobs that are on their way here, a list of Pull
+//	GET    /v1/checks                  looks at what the node needs; a list of Check
 //
 //	POST   /v1/jobs                    jobs.Spec: starts a job; 202 and the jobs.Job
 //	GET    /v1/jobs                    a list of jobs.Job, the newest first
@@ -26,8 +27,17 @@
 //	PUT    /v1/cache/blobs/{digest}?size=…  a blob, as application/octet-stream
 //	PUT    /v1/cache/images            jobs.Image: an image, after all of its blobs
 //
+//	GET    /v1/blocklist               what is blocked in the fleet, a list of blocklist.Entry
+//	POST   /v1/blocklist               Blocking: blocks a digest or an image; what is blocked by that
+//	DELETE /v1/blocklist?image=…       takes that back; what is no longer blocked
+//
 //	GET    /v1/offline                 Mode
 //	PUT    /v1/offline                 Mode: switches it
+//
+// A GET takes the role view. Starting and cancelling jobs, cleaning up, scrubbing,
+// pinning and switching offline take operate, and all else that changes something
+// admin. /healthz and /readyz take none. A webhook takes its own token, if there
+// is one.
 //
 // Answers of /v1/ are JSON, those of an error a Failure. Fields are added, never
 // renamed or given another meaning, within /v1/. A request with a field that is
@@ -44,15 +54,29 @@
 // and a node whose origin or fleet is away is not made better by a restart.
 // What a node needs to be of use is for /readyz.
 //
-// There is no password in this version. The configuration keeps the listener
-// on loopback, and whoever can reach it may command the node. What also reaches
-// loopback is any web page that is open in a browser on that machine. So
-// everything that changes something must have a Content-Type that a page cannot
-// send without the browser asking first (Fetch standard, "CORS-safelisted
-// request-header"), and must not have the Origin of another site. A page that
-// gets at the node by a name of its own (DNS rebinding) is of the same origin to
-// the browser. What it cannot have is the node's address for a host, so browsers
-// must use that to change something; other programs may use names.
+// Who may do what is said by roles, since there are three kinds of people who come
+// here: dashboards and scrapers that read (view), who runs the fleet (operate),
+// and who answers for what is in it (admin). A route is found in a table by its
+// pattern, and what changes something and is not there is for admin: a new one
+// is closed until somebody has thought about it. /healthz and /readyz are open,
+// since supervisors have no tokens.
+//
+// From this machine the way in is open unless Access.Local says otherwise: who
+// has an account on a node can do worse than pull images. A request that a
+// reverse proxy has passed on is not from this machine, whatever its address is:
+// else one that was put before the port would open it to everybody. From
+// elsewhere it takes a token or a certificate. A token is random and kept as its
+// SHA-256: a slow hash, which passwords need, would let anybody keep the node
+// busy.
+//
+// What also reaches loopback is any web page that is open in a browser on that
+// machine. So everything that changes something must have a Content-Type that a
+// page cannot send without the browser asking first (Fetch standard,
+// "CORS-safelisted request-header"), and must not have the Origin of another
+// site. A page that gets at the node by a name of its own (DNS rebinding) is of
+// the same origin to the browser. What it cannot have is the node's address for
+// a host, so browsers must use that to change something; other programs may use
+// names.
 //
 // A webhook comes from another machine, from a program that can send one fixed
 // header at most, so its token is compared with the Authorization header, as it

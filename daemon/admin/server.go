@@ -51,7 +51,8 @@ type Config struct {
 	// Webhook starts jobs for what a registry says was pushed.
 	Webhook func(ctx context.Context, events []jobs.Event) ([]jobs.Job, error)
 	// WebhookToken is what the senders of webhooks must have in their
-	// Authorization header, as it is or after "Bearer ". Empty: nothing.
+	// Authorization header, as it is or after "Bearer ". It takes the place of
+	// what Access says. Empty: they need the role Operate.
 	WebhookToken string
 
 	// Cache returns what the cache holds.
@@ -73,11 +74,21 @@ type Config struct {
 	PutBlob  func(ctx context.Context, b proto.Blob, r io.Reader) error
 	PutImage func(ctx context.Context, i jobs.Image) error
 
+	// Blocklist is what the fleet may not have.
+	Blocklist Blocklist
+
+	// Checks looks at what the node needs. It may block until ctx ends.
+	Checks func(ctx context.Context) []Check
+
 	// Offline reports whether no origin is contacted, SetOffline says so.
 	Offline    func() bool
 	SetOffline func(offline bool)
 
-	// Log gets a line when an answer could not be made. Nil is silent.
+	// Access says who may do what. Its zero is this machine, and nobody else.
+	Access Access
+
+	// Log gets a line when an answer could not be made, and one for each request
+	// that is to change something. Nil is silent.
 	Log *slog.Logger
 }
 
@@ -98,24 +109,32 @@ func New(cfg Config) http.Handler {
 	}
 	mux := http.NewServeMux()
 	if cfg.Gatherer != nil {
-		mux.Handle("GET /metrics", promhttp.HandlerFor(cfg.Gatherer, promhttp.HandlerOpts{
+		metrics := promhttp.HandlerFor(cfg.Gatherer, promhttp.HandlerOpts{
 			ErrorLog:            slog.NewLogLogger(s.log.Handler(), slog.LevelError),
 			ErrorHandling:       promhttp.ContinueOnError,
 			MaxRequestsInFlight: maxScrapes,
-		}))
+		})
+		if !cfg.Access.OpenMetrics {
+			metrics = s.may(View, metrics)
+		}
+		mux.Handle("GET /metrics", metrics)
 	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", s.readyz)
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { s.json(w, s.full()) })
-	mux.HandleFunc("GET /v1/members", func(w http.ResponseWriter, _ *http.Request) { s.json(w, s.full().Members) })
-	mux.HandleFunc("GET /v1/pulls", func(w http.ResponseWriter, _ *http.Request) { s.json(w, s.full().Pulls) })
-	for _, r := range s.routes() {
-		if r.offered {
-			mux.Handle(r.pattern, r.handler)
+	for _, r := range append(s.routes(), s.blocklistRoutes()...) {
+		switch {
+		case !r.offered:
+		case strings.HasPrefix(r.pattern, webhooks) && cfg.WebhookToken != "":
+			mux.Handle(r.pattern, r.handler) // its sender has a token of its own
+		default:
+			mux.Handle(r.pattern, s.may(needs(r.pattern), r.handler))
 		}
 	}
 	return mux
 }
+
+// webhooks begins the patterns of webhooks.
+const webhooks = "POST /v1/webhooks/"
 
 // A route is an endpoint that a node may or may not have.
 type route struct {
@@ -128,6 +147,9 @@ func (s *server) routes() []route {
 	c := s.cfg
 	asJSON := only(jsonType)
 	return []route{
+		{true, "GET /v1/status", s.read(func(w http.ResponseWriter, _ *http.Request) error { s.json(w, s.full()); return nil })},
+		{true, "GET /v1/members", s.read(func(w http.ResponseWriter, _ *http.Request) error { s.json(w, s.full().Members); return nil })},
+		{true, "GET /v1/pulls", s.read(func(w http.ResponseWriter, _ *http.Request) error { s.json(w, s.full().Pulls); return nil })},
 		{c.StartJob != nil, "POST /v1/jobs", s.change(asJSON, s.startJob)},
 		{c.Jobs != nil, "GET /v1/jobs", s.read(s.listJobs)},
 		{c.Job != nil, "GET /v1/jobs/{id}", s.read(s.job)},
@@ -148,8 +170,9 @@ func (s *server) routes() []route {
 		{c.Pins != nil, "GET /v1/cache/pins", s.read(s.pins)},
 		{c.Pin != nil, "POST /v1/cache/pins", s.change(asJSON, s.pin)},
 		{c.Unpin != nil, "DELETE /v1/cache/pins", s.change(asJSON, s.unpin)},
-		{c.PutBlob != nil, "PUT /v1/cache/blobs/{digest}", s.change(only(octets), s.putBlob)},
+		{c.PutBlob != nil, putBlobs, s.change(only(octets), s.putBlob)},
 		{c.PutImage != nil, "PUT /v1/cache/images", s.change(asJSON, s.putImage)},
+		{c.Checks != nil, "GET /v1/checks", s.read(s.checks)},
 		{c.Offline != nil, "GET /v1/offline", s.read(func(w http.ResponseWriter, _ *http.Request) error {
 			s.json(w, Mode{Offline: c.Offline()})
 			return nil
