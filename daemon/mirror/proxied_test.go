@@ -24,7 +24,6 @@ import (
 // A proxied is a bed with a server whose requests are for upstream itself.
 type proxied struct {
 	*guarded
-	url       string
 	untouched atomic.Int64 // requests that were left to the upstream
 }
 

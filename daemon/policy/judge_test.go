@@ -30,7 +30,6 @@ type judged struct {
 	signed map[proto.Digest][]string
 	silent bool // the registry does not say who has signed
 	reads  int
-	scan   error
 }
 
 func (j *judged) signedBy(_ context.Context, _, _ string, d proto.Digest) ([]string, error) {

@@ -37,7 +37,7 @@ func TestLookupsAreGoodForAWhile(t *testing.T) {
 		if asked != 1 {
 			t.Errorf("asked %d times before the end", asked)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		fail = errors.New("no")
 		for range 2 {
 			if v, err := ask(); v != "x" || !errors.Is(err, fail) {
