@@ -124,6 +124,12 @@ func run(t *testing.T, env []string, name string, args ...string) string {
 // try is run for commands that may fail.
 func try(t *testing.T, env []string, name string, args ...string) (string, error) {
 	t.Helper()
+	return tryAt(t, (*exec.Cmd).Start, env, name, args...)
+}
+
+// tryAt is try for commands that start starts, such as those on another host.
+func tryAt(t *testing.T, start func(*exec.Cmd) error, env []string, name string, args ...string) (string, error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), commandWithin)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
@@ -132,7 +138,11 @@ func try(t *testing.T, env []string, name string, args ...string) (string, error
 	cmd.WaitDelay = time.Second
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
+	err := start(cmd)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
 		return stdout.String(), fmt.Errorf("%s: %w\n%s%s", cmd, err, stdout.String(), stderr.String())
 	}
 	return stdout.String(), nil

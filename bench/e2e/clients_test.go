@@ -136,9 +136,7 @@ func pullPodman(t *testing.T, dir string, n *process.Node, img image) func(*test
 	p := newPodman(t, dir, registriesConf(t, dir, n.Mirror))
 	return func(t *testing.T) {
 		p.run(t, "pull", img.name())
-		out := p.run(t, "run", "--rm", "--network", "none", "--cgroup-manager", "cgroupfs",
-			"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", img.name())
-		img.checkSums(t, "podman", out)
+		p.checkContainer(t, img, img.name())
 		p.run(t, "rmi", "--force", img.name())
 	}
 }

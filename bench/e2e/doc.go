@@ -29,6 +29,18 @@
 // of the configuration, pulls (containerd 1.6 through its CRI), and that they are
 // as before after an undo.
 //
+// TestCRI, TestLogins… and TestCraneLogsIn are about private images, from a
+// distribution with a token server. Each client tries without a login, with a
+// wrong one and with that of somebody else, before the node has the image and
+// after; it must be told that it may not, and not fail for another reason. A
+// plain HTTP client asks for all parts of the image besides, since runtimes give
+// up at the first no. It has to get everything by the same way with a token that
+// is good, or its being refused would show nothing.
+//
+// What goes through the forward proxy comes from an address in a network
+// namespace: dockerd takes those that begin with 127 for insecure, and would not
+// check certificates. The clients trust the proxy's CA and no other.
+//
 // The containers print the checksums of their files, so that what is compared
 // is what arrived at the very end, after the runtime's own unpacking. Every
 // image is an index of two platforms, as most images are; the foreign one must

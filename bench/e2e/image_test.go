@@ -58,7 +58,8 @@ func (o *origin) push(t *testing.T, repository string, docker bool, sizes ...int
 		&tar.Header{Name: "bin/busybox", Mode: 0o755}, busybox,
 		&tar.Header{Name: "bin/sh", Typeflag: tar.TypeSymlink, Linkname: "busybox"}, nil,
 		&tar.Header{Name: "bin/sha256sum", Typeflag: tar.TypeSymlink, Linkname: "busybox"}, nil,
-		&tar.Header{Name: "etc/passwd", Mode: 0o644}, []byte("root:x:0:0:root:/:/bin/sh\n"))}
+		&tar.Header{Name: "etc/passwd", Mode: 0o644}, []byte("root:x:0:0:root:/:/bin/sh\n"),
+		&tar.Header{Name: "etc/image", Mode: 0o644}, random(16))} // no two images share a layer
 	for i, size := range sizes {
 		data := random(size)
 		path := fmt.Sprintf("data/%d", i)
@@ -77,7 +78,11 @@ func (o *origin) push(t *testing.T, repository string, docker bool, sizes ...int
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := remote.WriteIndex(tag, index, remote.WithContext(t.Context())); err != nil {
+	options := []remote.Option{remote.WithContext(t.Context())}
+	if o.login != nil {
+		options = append(options, remote.WithAuth(o.login))
+	}
+	if err := remote.WriteIndex(tag, index, options...); err != nil {
 		t.Fatal(err)
 	}
 	out.describe(t, index, img, other)

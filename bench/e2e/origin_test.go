@@ -14,6 +14,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"golang.org/x/time/rate"
 
 	"github.com/shoal-project/shoal/bench/process"
@@ -22,9 +23,10 @@ import (
 // An origin is a docker-registry, and a proxy in front of it that counts what
 // leaves it.
 type origin struct {
-	url      string // of the proxy
-	stop     func() // ends the proxy: nobody listens any more
-	registry string // host:port of the registry itself, for pushes
+	url      string              // of the proxy
+	stop     func()              // ends the proxy: nobody listens any more
+	registry string              // host:port of the registry itself, for pushes
+	login    authn.Authenticator // for pushes; nil: nobody has to
 	limit    *rate.Limiter
 
 	mu    sync.Mutex // protects the fields below

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -62,8 +63,9 @@ func (i image) checkDir(t *testing.T, dir string) {
 
 // A podman has its storage in a directory of the test.
 type podman struct {
-	env  []string
-	args []string
+	env   []string
+	args  []string
+	start func(*exec.Cmd) error // on this machine, unless it is another host's
 }
 
 func newPodman(t *testing.T, dir, registriesConf string) podman {
@@ -73,8 +75,9 @@ func newPodman(t *testing.T, dir, registriesConf string) podman {
 	write(t, storage, fmt.Sprintf("[storage]\ndriver = \"overlay\"\ngraphroot = %q\nrunroot = %q\n",
 		filepath.Join(root, "root"), filepath.Join(root, "run")))
 	p := podman{
-		env:  []string{"CONTAINERS_REGISTRIES_CONF=" + registriesConf, "CONTAINERS_STORAGE_CONF=" + storage},
-		args: []string{"--runtime", lookPath(t, "runc"), "--tmpdir", filepath.Join(root, "tmp")},
+		env:   []string{"CONTAINERS_REGISTRIES_CONF=" + registriesConf, "CONTAINERS_STORAGE_CONF=" + storage},
+		args:  []string{"--runtime", lookPath(t, "runc"), "--tmpdir", filepath.Join(root, "tmp")},
+		start: (*exec.Cmd).Start,
 	}
 	t.Cleanup(func() {
 		killMentioning(t, root) // conmon of a container that was left
@@ -84,7 +87,25 @@ func newPodman(t *testing.T, dir, registriesConf string) podman {
 
 func (p podman) run(t *testing.T, args ...string) string {
 	t.Helper()
-	return run(t, p.env, "podman", append(p.args[:len(p.args):len(p.args)], args...)...)
+	out, err := p.try(t, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// try is run for commands that may fail.
+func (p podman) try(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	return tryAt(t, p.start, p.env, "podman", append(p.args[:len(p.args):len(p.args)], args...)...)
+}
+
+// checkContainer runs a container of an image that was pulled, and checks its
+// files.
+func (p podman) checkContainer(t *testing.T, img image, ref string) {
+	t.Helper()
+	img.checkSums(t, "podman", p.run(t, "run", "--rm", "--network", "none", "--cgroup-manager", "cgroupfs",
+		"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", ref))
 }
 
 // checkTarball checks that a file of crane's has the image's layers.
