@@ -4,7 +4,7 @@
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.1
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
-FUZZTIME ?= 10s
+FUZZTIME ?= 1m
 COUNT    ?= 1
 
 # Static binaries, the same for the same commit wherever they are built.
@@ -24,7 +24,7 @@ test: ## run all unit and integration tests
 race: ## run them under the race detector, with smaller fleets (needs a C compiler)
 	CGO_ENABLED=1 go test -race -short ./...
 
-fuzz: ## run each fuzz target for FUZZTIME (10s)
+fuzz: ## run each fuzz target for FUZZTIME (1m)
 	@for pkg in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz'); do echo "$$pkg $$f" && go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; done; done
 
 bench: ## run the benchmarks COUNT times (1), for benchstat
