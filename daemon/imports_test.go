@@ -45,7 +45,7 @@ var rooms = map[string][]string{
 	"daemon/policy":    {"daemon/policy/rules", "daemon/tags", "daemon/origin", "cache", "proto"},
 	// Decisions only: what they are about is given to them.
 	"daemon/policy/rules":     {},
-	"daemon/policy/signature": {"daemon/origin", "cache", "proto"},
+	"daemon/policy/signature": {"daemon/policy/rules", "daemon/origin", "cache", "proto"},
 	"daemon/pull":             {"cache", "proto"},
 	"daemon/pull/pulltest":    {"daemon/pull", "cache", "proto"},
 	"daemon/jobs":             {"daemon/policy", "daemon/tags", "daemon/pull", "daemon/origin", "cache", "proto"},

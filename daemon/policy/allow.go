@@ -3,10 +3,10 @@ package policy
 import (
 	"context"
 	"fmt"
-	"path"
 	"strings"
 
 	"github.com/shoal-project/shoal/daemon/origin"
+	"github.com/shoal-project/shoal/daemon/policy/rules"
 )
 
 // AllowRepositories returns the rule that of the upstream only repositories
@@ -42,18 +42,4 @@ func AllowRepositories(upstream string, patterns []string) Rule {
 
 // MatchRepository reports whether a repository's name matches a pattern, as
 // AllowRepositories says. A pattern that does not parse matches nothing.
-func MatchRepository(pattern, name string) bool {
-	if pattern == "**" {
-		return true
-	}
-	if top, ok := strings.CutSuffix(pattern, "/**"); ok {
-		depth := strings.Count(top, "/") + 1
-		components := strings.Split(name, "/")
-		if len(components) <= depth {
-			return false
-		}
-		pattern, name = top, strings.Join(components[:depth], "/")
-	}
-	ok, err := path.Match(pattern, name)
-	return ok && err == nil
-}
+func MatchRepository(pattern, name string) bool { return rules.Match(pattern, name) }

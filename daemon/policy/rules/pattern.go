@@ -104,20 +104,28 @@ func glob(s, pattern string) (bool, error) {
 	if pattern == "" {
 		return false, errors.New("the pattern is empty: write ** for everything")
 	}
-	if pattern == "**" {
-		return true, nil
-	}
-	head, below := strings.CutSuffix(pattern, "/**")
-	if _, err := path.Match(head, ""); err != nil || strings.Contains(head, "**") {
+	head := strings.TrimSuffix(pattern, "/**")
+	if _, err := path.Match(head, ""); pattern != "**" && (err != nil || strings.Contains(head, "**")) {
 		return false, fmt.Errorf("%.200q is not a pattern: * stands for any letters but /, ? for one, [a-z] for one of these, and /** at the end for everything below", pattern)
 	}
-	if !below {
-		return path.Match(pattern, s)
+	return Match(pattern, s), nil
+}
+
+// Match reports whether a name of components between slashes matches a pattern:
+// path.Match's, or one that ends in /** for everything below, or ** for
+// everything. A pattern that does not parse matches nothing.
+func Match(pattern, name string) bool {
+	if pattern == "**" {
+		return true
 	}
-	depth := strings.Count(head, "/") + 1
-	parts := strings.SplitN(s, "/", depth+1)
-	if len(parts) <= depth {
-		return false, nil
+	if head, below := strings.CutSuffix(pattern, "/**"); below {
+		depth := strings.Count(head, "/") + 1
+		parts := strings.SplitN(name, "/", depth+1)
+		if len(parts) <= depth {
+			return false
+		}
+		pattern, name = head, strings.Join(parts[:depth], "/")
 	}
-	return path.Match(head, strings.Join(parts[:depth], "/"))
+	ok, err := path.Match(pattern, name)
+	return ok && err == nil
 }

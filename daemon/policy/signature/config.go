@@ -13,6 +13,7 @@ import (
 
 	"github.com/shoal-project/shoal/cache"
 	"github.com/shoal-project/shoal/daemon/origin"
+	"github.com/shoal-project/shoal/daemon/policy/rules"
 )
 
 // Config is what New needs. Origin and Index are required.
@@ -220,24 +221,6 @@ func matchesAny(patterns []string, upstream, repository string) bool {
 	name := strings.ToLower(upstream) + "/" + repository
 	return slices.ContainsFunc(patterns, func(p string) bool {
 		// Hosts have no case, and repositories have none but lower.
-		return matches(strings.ToLower(p), name)
+		return rules.Match(strings.ToLower(p), name)
 	})
-}
-
-// matches goes component by component as policy.MatchRepository does, with the
-// registry as the first one.
-func matches(pattern, name string) bool {
-	if pattern == "**" {
-		return true
-	}
-	if top, ok := strings.CutSuffix(pattern, "/**"); ok {
-		depth := strings.Count(top, "/") + 1
-		components := strings.Split(name, "/")
-		if len(components) <= depth {
-			return false
-		}
-		pattern, name = top, strings.Join(components[:depth], "/")
-	}
-	ok, err := path.Match(pattern, name)
-	return ok && err == nil
 }

@@ -103,11 +103,6 @@ func TestRequired(t *testing.T) {
 			t.Errorf("of %s/%s are required %q, want %q", test.upstream, test.repository, got, test.want)
 		}
 	}
-	for _, name := range []string{"x", "docker.io/a", "docker.io/a/b"} {
-		if !matches("**", name) {
-			t.Errorf("** does not match %s", name)
-		}
-	}
 }
 
 func TestMetrics(t *testing.T) {
