@@ -56,22 +56,37 @@ func (h *Handler) leave(r *http.Request, v *visit, err error) bool {
 // untouched has a request answered by the upstream.
 func (h *Handler) untouched(w *response, r *http.Request, v *visit) {
 	clear(w.Header())
-	t := &tally{ResponseWriter: w.ResponseWriter}
+	t := &tally{ResponseWriter: w.ResponseWriter, check: h.gate.Recalled, request: v.request}
 	v.untouched.ServeHTTP(t, r)
 	w.status, w.bytes = t.status, t.bytes
 	v.source, v.arriving, v.stale = sourceOwn, proto.Digest{}, false
-	h.account(w, r, v, 0, nil)
+	h.account(w, r, v, 0, t.refused)
 }
 
-// A tally counts what goes through it.
+// A tally counts what goes through it, and holds back content that is refused:
+// which digest a tag has, the upstream says only now.
 type tally struct {
 	http.ResponseWriter
-	status int
-	bytes  int64
+	request request
+	check   func(proto.Digest) error
+	refused error
+	status  int
+	bytes   int64
 }
 
 // WriteHeader is part of http.ResponseWriter.
 func (t *tally) WriteHeader(status int) {
+	if t.refused != nil {
+		return
+	}
+	if d, err := proto.ParseDigest(t.Header().Get("Docker-Content-Digest")); err == nil && t.status == 0 && status/100 == 2 {
+		if t.refused = t.check(d); t.refused != nil {
+			clear(t.Header())
+			t.status = http.StatusForbidden
+			writeError(t.ResponseWriter, t.request, t.refused)
+			return
+		}
+	}
 	if t.status == 0 && status >= http.StatusOK { // those before are not the answer
 		t.status = status
 	}
@@ -81,7 +96,10 @@ func (t *tally) WriteHeader(status int) {
 // Write is part of http.ResponseWriter.
 func (t *tally) Write(p []byte) (int, error) {
 	if t.status == 0 {
-		t.status = http.StatusOK
+		t.WriteHeader(http.StatusOK)
+	}
+	if t.refused != nil {
+		return len(p), nil // of the upstream's answer, which the client does not get
 	}
 	n, err := t.ResponseWriter.Write(p)
 	t.bytes += int64(n)

@@ -269,3 +269,29 @@ func TestClientAddr(t *testing.T) {
 		}
 	}
 }
+
+// TestProxiedRecalled: an image that is recalled does not come by its tag either,
+// where the client's own credentials bring it around the cache.
+func TestProxiedRecalled(t *testing.T) {
+	t.Parallel()
+	var recalled atomic.Pointer[proto.Digest]
+	p := newProxied(t, registry.AuthToken, options{auth: origin.AuthAnonymous, gate: func(c *policy.Config) {
+		c.Blocked = func(d proto.Digest) (string, bool) {
+			r := recalled.Load()
+			return "it is broken", r != nil && *r == d
+		}
+	}})
+	path, good := "/v2/"+private+"/manifests/1", p.token(time.Minute, private)
+	accept := "Accept: " + p.img.MediaType
+	if a := p.get(t, path, good, accept); a.status != http.StatusOK {
+		t.Fatalf("before: %d %s", a.status, a.body)
+	}
+	recalled.Store(&p.img.Manifest.Digest)
+	a := p.get(t, path, good, accept)
+	if a.status != http.StatusForbidden || !strings.Contains(string(a.body), "blocklist") || !strings.Contains(string(a.body), "it is broken") {
+		t.Errorf("recalled: %d %s", a.status, a.body)
+	}
+	if len(a.body) > 1000 || a.header.Get("Docker-Content-Digest") != "" {
+		t.Errorf("more than the refusal came: %v %s", a.header, a.body)
+	}
+}

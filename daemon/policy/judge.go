@@ -364,8 +364,11 @@ func (g *Gate) judgeOwners(ctx context.Context, ref origin.Ref, who Caller) (Rul
 			failed = err
 		}
 	}
-	if failed != nil || refused != nil {
-		return Ruling{}, errors.Join(failed, refused)
+	switch {
+	case failed != nil:
+		return Ruling{}, failed // the refusal of another one is no answer to that
+	case refused != nil:
+		return Ruling{}, refused
 	}
 	return Ruling{}, g.refuse(&Denial{Rule: ruleContent, Message: describe(ref) +
 		" is of no image that the policy has let through here: ask this mirror for the image's manifest first"})

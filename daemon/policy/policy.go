@@ -162,6 +162,10 @@ func (g *Gate) before(ctx context.Context, kind string, ref origin.Ref, who Call
 	return r, g.refuse(err)
 }
 
+// Recalled refuses a digest that is blocked everywhere: for content that does not
+// come by Admit. The error wraps ErrDenied.
+func (g *Gate) Recalled(d proto.Digest) error { return g.refuse(g.recalled(d)) }
+
 // recalled refuses a digest that is blocked.
 func (g *Gate) recalled(d proto.Digest) error {
 	if g.blocked == nil || d.IsZero() {

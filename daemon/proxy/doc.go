@@ -7,7 +7,8 @@
 // with a certificate that its own CA has signed, and what is inside goes three
 // ways (intercept.go):
 //
-//	GET, HEAD of a manifest or blob   Config.Handler, the mirror's
+//	GET, HEAD of a manifest or blob   Config.Handler, the mirror's, and of what
+//	                                  could be taken for one
 //	GET, HEAD /v2/                    the registry, or the handler if it is away
 //	everything else                   the registry, as it came (untouched.go)
 //
@@ -53,8 +54,10 @@
 //
 // The upstream follows from the CONNECT, and a request for another Host inside is
 // refused (421), so a client that may reach one upstream does not get to another
-// one's grants. A query or an escaped path goes to the registry, not to the
-// handler, so that ?ns= does not name another upstream either.
+// one's grants. Content is the handler's to answer however its path is written,
+// with a query or with escapes: a registry may read it as the plain one, and what
+// the policy refuses would come that way. The handler takes ?ns= for nothing here,
+// so that it does not name another upstream either.
 // Proxy-Authorization is nobody's business and dropped. The registry's TLS is
 // always checked.
 //

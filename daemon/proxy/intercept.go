@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"path"
 	"strings"
 	"sync"
 )
@@ -129,32 +130,21 @@ const (
 	ping    // whether there is a registry
 )
 
-// what says what a request is for. Content with a query, or with an unusual way
-// to write its path, is for the registry to make sense of.
+// what says what a request is for. Whatever a registry could take for that of a
+// manifest or a blob is content, however it is written: what goes to the registry
+// goes around the policy. The handler hands back what it turns out not to be.
 func what(r *http.Request) int {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead || r.URL.RawQuery != "" || r.URL.RawPath != "" {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return other
 	}
-	path, ok := strings.CutPrefix(r.URL.Path, "/v2")
-	switch {
-	case !ok:
-		return other
-	case path == "" || path == "/":
+	if (r.URL.Path == "/v2" || r.URL.Path == "/v2/") && r.URL.RawQuery == "" && r.URL.RawPath == "" {
 		return ping
 	}
-	// A name can have any of the words as a component, so from the end.
-	path, reference, ok := cutLast(path)
-	name, verb, more := cutLast(path)
-	if !ok || !more || reference == "" || len(name) < 2 || (verb != "manifests" && verb != "blobs") {
+	if !strings.HasPrefix(path.Clean(r.URL.Path), "/v2/") {
 		return other
 	}
-	return content
-}
-
-func cutLast(s string) (before, after string, ok bool) {
-	i := strings.LastIndexByte(s, '/')
-	if i < 0 {
-		return "", s, false
+	if strings.Contains(r.URL.Path, "/manifests/") || strings.Contains(r.URL.Path, "/blobs/") {
+		return content
 	}
-	return s[:i], s[i+1:], true
+	return other
 }

@@ -65,7 +65,7 @@ func TestPushAndPull(t *testing.T) {
 	}
 }
 
-// TestWhatIsUntouched: what is no manifest and no blob reaches the registry as
+// TestWhatIsUntouched: what can be no manifest and no blob reaches the registry as
 // the client has sent it, and nothing of the proxy's with it.
 func TestWhatIsUntouched(t *testing.T) {
 	t.Parallel()
@@ -81,13 +81,15 @@ func TestWhatIsUntouched(t *testing.T) {
 		{"GET", "/v2/manifests/manifests/blobs/blobs/sha256:abc", true},
 		{"PUT", "/v2/team/app/manifests/v1", false},
 		{"DELETE", "/v2/team/app/manifests/v1", false},
-		{"GET", "/v2/team/app/blobs/uploads/", false},
-		{"GET", "/v2/team/app/blobs/uploads/uuid", false},
+		{"GET", "/v2/team/app/blobs/uploads/uuid", true}, // who hands it back
+		{"PATCH", "/v2/team/app/blobs/uploads/uuid", false},
 		{"GET", "/v2/team/app/tags/list?n=1&b=;x", false},
 		{"GET", "/v2/team/app/referrers/sha256:abc", false},
-		{"GET", "/v2/team/app/manifests/v1?ns=other.example", false},
-		{"GET", "/v2/team%2Fapp/manifests/v1", false},
-		{"GET", "/v2/manifests/v1", false},
+		{"GET", "/v2/team/app/manifests/v1?ns=other.example", true},
+		{"GET", "/v2/team%2Fapp/mani%66ests/v1", true},
+		{"GET", "//v2/team/../team/app/blobs//sha256:abc", true},
+		{"GET", "/v2/manifests/v1", true},
+		{"GET", "/team/app/manifests/v1", false},
 		{"GET", "/v2/_catalog", false},
 		{"GET", "/v2/", false},
 		{"GET", "/v1/search?q=x", false},
