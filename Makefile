@@ -6,6 +6,7 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
 FUZZTIME ?= 1m
 COUNT    ?= 1
+RACE     ?= ./...
 
 # Static binaries, the same for the same commit wherever they are built.
 BUILD = CGO_ENABLED=0 go build -trimpath -o bin/
@@ -21,8 +22,8 @@ build: ## build bin/shoal
 test: ## run all unit and integration tests
 	go test ./...
 
-race: ## run them under the race detector, with smaller fleets (needs a C compiler)
-	CGO_ENABLED=1 go test -race -short ./...
+race: ## run them under the race detector, with smaller fleets (needs a C compiler); RACE=… for some
+	CGO_ENABLED=1 go test -race -short $(RACE)
 
 fuzz: ## run each fuzz target for FUZZTIME (1m)
 	@for pkg in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz'); do echo "$$pkg $$f" && go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; done; done
