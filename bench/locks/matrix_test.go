@@ -91,8 +91,10 @@ func (b *bed) callers(img registry.Image) (bad []caller, good string) {
 // htpasswd file: who may have it gets the right bytes, and who may not gets none,
 // neither before nor after somebody else did.
 func TestMatrix(t *testing.T) {
+	t.Parallel()
 	for name, login := range map[string]registry.Auth{"token server": registry.AuthToken, "htpasswd": registry.AuthBasic} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			b := start(t, login, 2, daemon.Upstream{Auth: "passthrough", GrantTTL: time.Nanosecond}, nil)
 			bad, good := b.callers(b.push(secretRepo))
 			cells := 0
@@ -157,6 +159,7 @@ func (b *bed) served(img secret, r request, good string) {
 // TestDigestIsNoPermission: a digest of a private image opens nothing, under no
 // other repository and without a manifest that names it.
 func TestDigestIsNoPermission(t *testing.T) {
+	t.Parallel()
 	b := start(t, registry.AuthToken, 2, daemon.Upstream{Auth: "passthrough"}, nil)
 	img, public := b.pushSecret(), b.push(publicRepo)
 	b.pull(0, img.Image, b.as("ann", secretRepo))
@@ -195,6 +198,7 @@ func TestDigestIsNoPermission(t *testing.T) {
 // TestGrant: what the upstream said of a token holds for a while and spares it
 // the questions, and not longer.
 func TestGrant(t *testing.T) {
+	t.Parallel()
 	b := start(t, registry.AuthToken, 1, daemon.Upstream{Auth: "passthrough", GrantTTL: time.Minute}, nil)
 	img := b.push(secretRepo)
 	ann := b.as("ann", secretRepo)
@@ -228,6 +232,7 @@ func TestGrant(t *testing.T) {
 // TestOriginDownIsNoYes: when the upstream can't be asked, nothing private is
 // served to anybody who was not granted it.
 func TestOriginDownIsNoYes(t *testing.T) {
+	t.Parallel()
 	b := start(t, registry.AuthToken, 1, daemon.Upstream{Auth: "passthrough"}, nil)
 	img := b.push(secretRepo)
 	ann := b.as("ann", secretRepo)
@@ -249,6 +254,7 @@ func TestOriginDownIsNoYes(t *testing.T) {
 
 // TestPing: dockerd asks for /v2/ first and logs in only if that is refused.
 func TestPing(t *testing.T) {
+	t.Parallel()
 	b := start(t, registry.AuthToken, 1, daemon.Upstream{Auth: "passthrough"}, nil)
 	a := b.ask(0, "GET", "", "")
 	if challenge := a.header.Get("Www-Authenticate"); a.status != http.StatusUnauthorized || !strings.HasPrefix(challenge, `Bearer realm="`+b.url+`/token"`) {
