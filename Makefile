@@ -26,7 +26,7 @@ race: ## run them under the race detector, with smaller fleets (needs a C compil
 	CGO_ENABLED=1 go test -race -short $(RACE)
 
 fuzz: ## run each fuzz target for FUZZTIME (1m)
-	@for pkg in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz'); do echo "$$pkg $$f" && go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; done; done
+	@for pkg in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz'); do echo "$$pkg $$f" && go test -run '^$$' -fuzz "^$$f\$$" -fuzzminimizetime 10x -fuzztime $(FUZZTIME) $$pkg || exit 1; done; done
 
 bench: ## run the benchmarks COUNT times (1), for benchstat
 	go test -run '^$$' -bench . -benchmem -count $(COUNT) ./...
