@@ -104,10 +104,7 @@ func (d *Daemon) openProxy() error {
 	cert, key := p.files(d.cfg.Data)
 	ca, err := proxy.LoadCA(cert, key)
 	if err != nil {
-		return fmt.Errorf("proxy.ca: %w; make one with `shoal ca init`", err)
-	}
-	for _, problem := range ca.Problems(time.Now()) {
-		d.log.Warn("the proxy's CA needs attention", "file", cert, "error", problem)
+		return fmt.Errorf("proxy.ca: %w", err)
 	}
 	transports, err := d.transports()
 	if err != nil {

@@ -49,7 +49,8 @@ var rooms = map[string][]string{
 	"daemon/pull":             {"cache", "proto"},
 	"daemon/pull/pulltest":    {"daemon/pull", "cache", "proto"},
 	"daemon/jobs":             {"daemon/policy", "daemon/tags", "daemon/pull", "daemon/origin", "cache", "proto"},
-	"daemon/mirror":           {"daemon/policy", "daemon/audit", "daemon/pull", "daemon/origin", "cache", "proto"},
+	// daemon/door for who a client is.
+	"daemon/mirror": {"daemon/policy", "daemon/audit", "daemon/door", "daemon/pull", "daemon/origin", "cache", "proto"},
 	"daemon": {
 		"daemon/mirror", "daemon/policy", "daemon/policy/rules", "daemon/policy/signature", "daemon/tags", "daemon/pull", "daemon/origin",
 		"daemon/jobs", "daemon/admin", "daemon/rate", "daemon/door", "daemon/reload", "daemon/proxy", "daemon/audit", "daemon/veil", "daemon/blocklist",

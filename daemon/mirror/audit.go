@@ -2,37 +2,22 @@ package mirror
 
 import (
 	"errors"
-	"net"
 	"net/http"
-	"net/netip"
 	"time"
 
 	"github.com/shoal-project/shoal/daemon/audit"
+	"github.com/shoal-project/shoal/daemon/door"
 	"github.com/shoal-project/shoal/daemon/origin"
 	"github.com/shoal-project/shoal/daemon/policy"
 )
 
 // caller returns who sent a request.
-func caller(door string, r *http.Request) policy.Caller {
+func caller(name string, r *http.Request) policy.Caller {
 	authorization := r.Header.Get("Authorization")
 	return policy.Caller{
-		Door: door, Addr: clientAddr(r.RemoteAddr),
+		Door: name, Addr: door.ClientAddr(r),
 		Authorization: authorization, User: policy.UserOf(authorization),
 	}
-}
-
-// clientAddr returns the IP address of a client's address, or "unix" if it has
-// none.
-func clientAddr(remote string) string {
-	host, _, err := net.SplitHostPort(remote)
-	if err != nil {
-		return "unix"
-	}
-	addr, err := netip.ParseAddr(host)
-	if err != nil {
-		return "unix"
-	}
-	return addr.Unmap().WithZone("").String()
 }
 
 // maxReason bounds the reason of a record in bytes.

@@ -259,17 +259,6 @@ func TestStatusOfChallenges(t *testing.T) {
 	}
 }
 
-func TestClientAddr(t *testing.T) {
-	for remote, want := range map[string]string{
-		"192.0.2.1:80": "192.0.2.1", "[2001:db8::1]:80": "2001:db8::1", "[::ffff:192.0.2.1]:80": "192.0.2.1",
-		"[fe80::1%eth0]:80": "fe80::1", "": "unix", "@": "unix", "/run/x.sock": "unix",
-	} {
-		if got := clientAddr(remote); got != want {
-			t.Errorf("clientAddr(%q) = %q, want %q", remote, got, want)
-		}
-	}
-}
-
 // TestProxiedRecalled: an image that is recalled does not come by its tag either,
 // where the client's own credentials bring it around the cache.
 func TestProxiedRecalled(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -53,21 +52,6 @@ func Undo(k Kind, o Options, force bool) (*Plan, error) {
 	sortChanges(p.Changes)
 	p.Restart = t.restartOf(k, p.Changes)
 	return p, nil
-}
-
-// Recorded reports whether there is something that Undo would take back, if
-// only a record.
-func Recorded(k Kind, o Options) (bool, error) {
-	o, err := o.complete(k)
-	if err != nil {
-		return false, err
-	}
-	t, err := openTree(k, o)
-	if err != nil {
-		return false, err
-	}
-	defer t.close()
-	return len(t.rec.Files) > 0, nil
 }
 
 // Apply carries the plan out. It fails, having changed nothing, if the files are
@@ -266,15 +250,4 @@ func ignore(err error, those ...error) error {
 		}
 	}
 	return err
-}
-
-// FileExists reports whether there is a file or folder at a path below the root
-// of o.
-func FileExists(o Options, file string) bool {
-	root := o.Root
-	if root == "" {
-		root = "/"
-	}
-	_, err := os.Stat(path.Join(root, file))
-	return err == nil
 }

@@ -68,49 +68,6 @@ func (s *clearSession) Close(b proto.Blob, whole bool) {
 	}
 }
 
-// Out returns a copy of what a node says of a blob, with the fleet's name for
-// it. Of a blob that is not private, and of what names no blob, it returns m.
-// The origin of a Join is not sealed.
-func (v *Veil) Out(m proto.Message) proto.Message {
-	d, ok := subject(m)
-	if !ok {
-		return m
-	}
-	name := v.Name(d)
-	if name == d {
-		return m
-	}
-	if join, ok := m.(*proto.Join); ok {
-		out := *join
-		out.Origin = v.Origin(join.Blob, join.Origin, false)
-		m = &out
-	}
-	return rename(m, name)
-}
-
-// subject returns the blob that a message of a node is about.
-func subject(m proto.Message) (proto.Digest, bool) {
-	switch m := m.(type) {
-	case *proto.Join:
-		return m.Blob.Digest, true
-	case *proto.Done:
-		return m.Digest, true
-	case *proto.Fail:
-		return m.Digest, true
-	case *proto.Near:
-		return m.Digest, true
-	case *proto.Await:
-		return m.Digest, true
-	case *proto.Part:
-		return m.Digest, true
-	case *proto.Decline:
-		return m.Digest, true
-	case *proto.Sums:
-		return m.Digest, true
-	}
-	return proto.Digest{}, false
-}
-
 // rename returns a copy of m about name.
 func rename(m proto.Message, name proto.Digest) proto.Message {
 	switch m := m.(type) {
