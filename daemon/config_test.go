@@ -206,6 +206,9 @@ func TestValidate(t *testing.T) {
 		}, nil},
 		{"proxy of what is not configured", func(c *daemon.Config) { c.Proxy.Intercept = []string{"example.com", "*", "*.*"} },
 			[]string{`proxy.intercept: "example.com" is no configured upstream`, `proxy.intercept: "*"`, `proxy.intercept: "*.*"`}},
+		{"proxy of any registry", func(c *daemon.Config) {
+			c.Upstreams["*"], c.Proxy.Intercept = daemon.Upstream{}, []string{"example.com"}
+		}, nil},
 		{"open proxy", func(c *daemon.Config) { c.Proxy.Listen = ":7054" }, []string{"proxy.allowFrom: proxy.listen (:7054)"}},
 		{"open proxy without tunnel", func(c *daemon.Config) { c.Proxy.Listen, c.Proxy.Tunnel = ":7054", false }, nil},
 		{"proxy port", func(c *daemon.Config) { c.Proxy.Ports = []string{"443", "https", "0"} }, []string{`proxy.ports: "https"`, `proxy.ports: "0"`}},

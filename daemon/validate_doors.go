@@ -9,6 +9,7 @@ import (
 
 	"github.com/shoal-project/shoal/daemon/policy/rules"
 	"github.com/shoal-project/shoal/daemon/policy/signature"
+	"github.com/shoal-project/shoal/daemon/proxy"
 )
 
 // roles are those of the admin API, from the least to the most.
@@ -49,11 +50,11 @@ func (m *mistakes) networks(key string, texts []string) {
 // proxy checks the forward proxy.
 func (m *mistakes) proxy(c Config) {
 	p := c.Proxy
+	_, any := c.Upstreams["*"]
 	for _, host := range p.Intercept {
-		name, wild := strings.CutPrefix(host, "*.")
-		if _, err := path.Match(host, ""); err != nil || strings.Contains(name, "*") || name == "" || !validHost(name) {
-			m.add("proxy.intercept", "%q is not a host, or one with a first label of *; write ghcr.io or *.gcr.io", host)
-		} else if !wild && !slices.ContainsFunc(hostsOf(c), func(h string) bool { return h == host }) {
+		if err := proxy.CheckPattern(host); err != nil {
+			m.add("proxy.intercept", "%w", err)
+		} else if !any && !strings.HasPrefix(host, "*.") && !slices.Contains(hostsOf(c), host) {
 			m.add("proxy.intercept", "%q is no configured upstream nor the host of one's url; add it to upstreams, or leave it out to have it passed on unread", host)
 		}
 	}
