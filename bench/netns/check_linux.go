@@ -47,7 +47,7 @@ func makeProbe() (*namespace, error) {
 
 // try makes one of each thing that a lab is made of.
 func (n *namespace) try() error {
-	nl, err := n.configure()
+	nl, err := n.configure("")
 	if err != nil {
 		return err
 	}

@@ -56,7 +56,7 @@ func (n *namespace) newDelayer(delay time.Duration, log *slog.Logger) (*delayer,
 
 // tryNetem returns why the kernel cannot delay packets.
 func (n *namespace) tryNetem() error {
-	nl, err := n.configure()
+	nl, err := n.configure("")
 	if err != nil {
 		return err
 	}

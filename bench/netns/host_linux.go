@@ -84,7 +84,7 @@ func address(n int) netip.Addr {
 
 // connect gives the host its link. Each end is shaped before it is up.
 func (h *Host) connect(zone netlink.Link, link Link) (err error) {
-	if h.nl, err = h.ns.configure(); err != nil {
+	if h.nl, err = h.ns.configure(h.lab.o.Congestion); err != nil {
 		return err
 	}
 	hub := h.lab.nl

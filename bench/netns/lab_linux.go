@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -74,7 +75,7 @@ func New(o Options) (_ *Lab, err error) {
 			return nil, err
 		}
 	}
-	if l.nl, err = l.hub.configure(); err != nil {
+	if l.nl, err = l.hub.configure(""); err != nil {
 		return nil, err
 	}
 	if err := l.makeBridges(); err != nil {
@@ -101,8 +102,8 @@ func makeHub() (*namespace, string, error) {
 }
 
 // configure sets up what every namespace needs, and returns a netlink socket
-// in it for more.
-func (n *namespace) configure() (nl *netlink.Handle, err error) {
+// in it for more. congestion is Options.Congestion.
+func (n *namespace) configure(congestion string) (nl *netlink.Handle, err error) {
 	err = n.do(func() error {
 		// IPv6's neighbour discovery and multicast would be traffic that nobody
 		// asked for, and the firewall of bridges has no rules and costs time.
@@ -116,6 +117,9 @@ func (n *namespace) configure() (nl *netlink.Handle, err error) {
 				return err
 			}
 		}
+		if err := setCongestion(congestion); err != nil {
+			return err
+		}
 		if nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 			return err
 		}
@@ -128,6 +132,20 @@ func (n *namespace) configure() (nl *netlink.Handle, err error) {
 		return nil, fmt.Errorf("set up network namespace %s: %w", n.name, err)
 	}
 	return nl, nil
+}
+
+// setCongestion sets TCP's congestion control for the namespace that the thread
+// is in; "" leaves it.
+func setCongestion(name string) error {
+	if name == "" {
+		return nil
+	}
+	err := os.WriteFile("/proc/sys/net/ipv4/tcp_congestion_control", []byte(name), 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		has, _ := os.ReadFile("/proc/sys/net/ipv4/tcp_available_congestion_control") // empty: it does not say
+		return fmt.Errorf("this kernel has no congestion control called %q; it has %s", name, strings.TrimSpace(string(has)))
+	}
+	return err
 }
 
 // makeBridges makes a bridge for each zone and, if there are several, the core

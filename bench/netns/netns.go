@@ -35,6 +35,9 @@ type Options struct {
 	// Delay is how long every packet is under way from one host to any other.
 	// 0 is as long as the machine takes.
 	Delay time.Duration
+	// Congestion is TCP's congestion control on all hosts, by the kernel's name
+	// for it, such as cubic. "" is what this machine has.
+	Congestion string
 	// Log gets what is made and removed. Nil is nowhere.
 	Log *slog.Logger
 }

@@ -54,6 +54,7 @@ type Params struct {
 	Arrival       string  `json:"arrival"`         // together, or poisson:5/s
 	Mode          string  `json:"mode"`            // shoal, no-scheduler or direct
 	Security      string  `json:"security,omitempty"`
+	Congestion    string  `json:"congestion,omitempty"` // TCP's, such as cubic
 	Warm          bool    `json:"warm,omitempty"`
 	Seed          uint64  `json:"seed,omitempty"` // of everything that is random
 }

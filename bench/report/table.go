@@ -47,6 +47,9 @@ func (r *Result) headline(w io.Writer) {
 	if p.Security != "" {
 		fmt.Fprintf(w, ", security %s", p.Security)
 	}
+	if p.Congestion != "" {
+		fmt.Fprintf(w, ", TCP %s", p.Congestion)
+	}
 	if p.Warm {
 		fmt.Fprintf(w, ", warm")
 	}

@@ -26,11 +26,10 @@ func testImage(t *testing.T, size int64, layers int) (*image, http.Handler) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := fileOrigin(img, t.TempDir())
-	if err != nil {
+	if err := img.write(t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
-	return img, h
+	return img, fileOrigin(img)
 }
 
 // testClient returns a client of what h serves.

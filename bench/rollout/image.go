@@ -30,12 +30,12 @@ const (
 // config is the image's; nobody runs it.
 var config = []byte(`{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}`)
 
-// An image has layers of random bytes, which are made when they are read and
-// kept nowhere.
+// An image has layers of random bytes, which are made when they are read.
 type image struct {
 	seed     uint64
 	layers   []proto.Blob
 	manifest []byte
+	dir      string // where write has put the blobs, each under its digest
 }
 
 // descriptor is the OCI image specification's.
@@ -144,8 +144,9 @@ func send(ctx context.Context, c *http.Client, method, where, mediaType string, 
 	return resp.Header.Get("Location"), nil
 }
 
-// writeFiles writes the config and the layers into dir, each under its digest.
-func (img *image) writeFiles(dir string) error {
+// write writes the config and the layers into dir, which it makes.
+func (img *image) write(dir string) error {
+	img.dir = dir
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -163,4 +164,9 @@ func (img *image) writeFiles(dir string) error {
 		}
 	}
 	return nil
+}
+
+// open returns what write has written of a blob.
+func (img *image) open(b proto.Blob) (*os.File, error) {
+	return os.Open(filepath.Join(img.dir, b.Digest.String()))
 }

@@ -23,15 +23,11 @@ type inProcess struct {
 
 // startInProcess starts the origin and the fleet.
 func startInProcess(ctx context.Context, o Options, dir string, img *image) (_ *inProcess, err error) {
-	files, err := fileOrigin(img, filepath.Join(dir, "origin"))
-	if err != nil {
-		return nil, err
-	}
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	b := &inProcess{o: o, url: "http://" + ln.Addr().String(), origin: serve(ln, files, img, rate.New(rate.Rate(o.OriginRate)), o.Log)}
+	b := &inProcess{o: o, url: "http://" + ln.Addr().String(), origin: serve(ln, fileOrigin(img), img, rate.New(rate.Rate(o.OriginRate)), o.Log)}
 	if o.Mode == report.ModeDirect {
 		return b, nil
 	}

@@ -72,7 +72,7 @@ func startLab(ctx context.Context, o Options, dir string, img *image) (_ *lab, e
 			err = errors.Join(err, l.close())
 		}
 	}()
-	if l.net, err = netns.New(netns.Options{Zones: max(o.Zones, 1), CrossZoneRate: o.CrossZoneRate, Delay: o.Delay, Log: o.Log}); err != nil {
+	if l.net, err = netns.New(netns.Options{Zones: max(o.Zones, 1), CrossZoneRate: o.CrossZoneRate, Delay: o.Delay, Congestion: o.Congestion, Log: o.Log}); err != nil {
 		return nil, err
 	}
 	if err := l.startOrigin(ctx, dir, img); err != nil {

@@ -136,7 +136,7 @@ func (o Options) need(cost float64) demand {
 		processes++
 		d.disk += o.Size
 	}
-	d.disk += o.Size // the registry's
+	d.disk += 2 * o.Size // the registry's, and what the clients compare with
 	d.memory = processes * daemonMemory
 	return d
 }
@@ -158,6 +158,13 @@ func (d demand) check(have capacity) error {
 }
 
 func size(n float64) string { return humanize.IBytes(uint64(max(n, 0))) }
+
+// systemCongestion returns TCP's congestion control on this machine, or "" if
+// that is not known.
+func systemCongestion() string {
+	name, _ := os.ReadFile("/proc/sys/net/ipv4/tcp_congestion_control")
+	return string(bytes.TrimSpace(name))
+}
 
 // machine describes this machine in a few words.
 func machine() string {

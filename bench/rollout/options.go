@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -23,6 +24,15 @@ const (
 	maxDelay  = time.Second    // one way
 	maxTime   = 6 * time.Hour  // that the links alone would take
 	maxSize   = int64(1) << 40 // of an image
+)
+
+// What Options.Congestion may be beside the kernel's names.
+const (
+	// cubic is Linux's own default. It is the harness's too, whatever the machine
+	// has, so that figures of two machines can be compared.
+	cubic = "cubic"
+	// System is what this machine has.
+	System = "system"
 )
 
 // Options say what to roll out to whom. Rates are in bytes per second.
@@ -52,6 +62,9 @@ type Options struct {
 	Warm bool
 	// Security of the data plane: tls or none.
 	Security string
+	// Congestion is TCP's congestion control on all hosts, by the kernel's name;
+	// "" is Cubic, System what this machine has.
+	Congestion string
 	// InProcess runs the fleet in this process, with rate limits for links.
 	InProcess bool
 	// Force starts even if the machine is expected to be the limit.
@@ -81,6 +94,10 @@ type Options struct {
 	Log *slog.Logger
 }
 
+// congestionName is what the kernel takes for a name: it is written into a file
+// of /proc.
+var congestionName = regexp.MustCompile(`^[a-z0-9_]{1,15}$`)
+
 // Progress is how far a rollout is.
 type Progress struct {
 	Elapsed time.Duration
@@ -103,6 +120,9 @@ func (o Options) filled() Options {
 	}
 	if o.LogLevel == "" {
 		o.LogLevel = "info"
+	}
+	if o.Congestion == "" && !o.InProcess {
+		o.Congestion = cubic
 	}
 	o.Layers = max(o.Layers, 1)
 	if o.Zones < 2 {
@@ -138,6 +158,7 @@ func (o Options) Validate() error {
 	m.unless(0 <= o.Delay && o.Delay <= maxDelay, "--delay %s: want 0s to %s, one way", o.Delay, maxDelay)
 	o.checkZones(m)
 	o.checkSlow(m)
+	m.unless(congestionName.MatchString(cmp.Or(o.Congestion, cubic)), "--congestion %q: want the kernel's name of one, such as cubic, or %s", o.Congestion, System)
 	o.Arrival.check(m, o.Nodes)
 	for _, f := range o.Faults {
 		f.check(m, o)
@@ -181,6 +202,7 @@ func (o Options) checkInProcess(m *mistakes) {
 		{o.CrossZoneRate > 0, "--cross-zone-rate"},
 		{o.Registry != "", "--registry"},
 		{o.Logs != "", "--logs"},
+		{o.Congestion != "", "--congestion"},
 	} {
 		m.unless(!c.is, "%s takes processes with links of their own; leave it or --in-process out", c.flag)
 	}

@@ -181,8 +181,9 @@ func (b *buffers) Get() []byte {
 // Put implements httputil.BufferPool.
 func (b *buffers) Put(p []byte) { b.pool.Put(&p) }
 
-// fileOrigin serves an image from files in dir, as far as a pull needs it.
-func fileOrigin(img *image, dir string) (http.Handler, error) {
+// fileOrigin serves an image from the files that write has written, as far as a
+// pull needs it.
+func fileOrigin(img *image) http.Handler {
 	mux := http.NewServeMux()
 	manifest := func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", manifestType)
@@ -194,13 +195,10 @@ func fileOrigin(img *image, dir string) (http.Handler, error) {
 	mux.HandleFunc("GET /v2/"+repository+"/manifests/"+tag, manifest)
 	mux.HandleFunc("GET /v2/"+repository+"/manifests/"+proto.DigestOf(img.manifest).String(), manifest)
 	blobs := "/v2/" + repository + "/blobs/"
-	if err := img.writeFiles(dir); err != nil {
-		return nil, err
-	}
-	files := http.StripPrefix(blobs, http.FileServerFS(os.DirFS(dir)))
+	files := http.StripPrefix(blobs, http.FileServerFS(os.DirFS(img.dir)))
 	mux.HandleFunc("GET "+blobs, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/octet-stream") // or it would be guessed from the bytes
 		files.ServeHTTP(w, r)
 	})
-	return mux, nil
+	return mux
 }

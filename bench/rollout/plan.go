@@ -185,5 +185,8 @@ func (o Options) params() report.Params {
 	if o.Mode != report.ModeDirect {
 		p.Security = o.Security
 	}
+	if !o.InProcess {
+		p.Congestion = o.Congestion
+	}
 	return p
 }

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -43,6 +44,9 @@ func Run(ctx context.Context, o Options) (*report.Result, error) {
 		}
 		o.Binary = self
 	}
+	if o.Congestion == System {
+		o.Congestion = systemCongestion()
+	}
 	if err := o.prepare(ctx); err != nil {
 		return nil, cause(ctx, err)
 	}
@@ -66,6 +70,9 @@ func cause(ctx context.Context, err error) error {
 func rollOut(ctx context.Context, o Options, dir string) (_ *report.Result, err error) {
 	img, err := newImage(o.Size, o.Layers, o.Seed)
 	if err != nil {
+		return nil, err
+	}
+	if err := img.write(filepath.Join(dir, "image")); err != nil {
 		return nil, err
 	}
 	begun := time.Now()

@@ -33,6 +33,7 @@ type rolloutCmd struct {
 	Slow          slow          `placeholder:"HOW" help:"nodes with slower links, such as 10%:10mbit"`
 	Warm          bool          `help:"measure a second pull"`
 	Security      string        `default:"tls" placeholder:"HOW" help:"between members: tls or none (default: ${default})"`
+	Congestion    string        `placeholder:"NAME" help:"TCP's congestion control on all hosts, such as bbr; system is this machine's (default: cubic)"`
 	InProcess     bool          `help:"run the fleet in this process, with rate limits for links; needs no root"`
 	Force         bool          `help:"start even if this machine would be the limit"`
 	Seed          uint64        `placeholder:"N" help:"of what is random (default: by chance)"`
@@ -104,7 +105,7 @@ func (c *rolloutCmd) options() rollout.Options {
 		Nodes: c.Nodes, Size: int64(c.Size), Layers: c.Layers,
 		NodeRate: float64(c.NodeRate), OriginRate: float64(c.OriginRate), SeedRate: float64(c.SeedRate),
 		Zones: c.Zones, CrossZoneRate: float64(c.CrossZoneRate), Delay: c.Delay, Arrival: c.Arrival.Arrival,
-		Mode: c.Mode, Slow: c.Slow.Slow, Warm: c.Warm, Security: c.Security, InProcess: c.InProcess,
+		Mode: c.Mode, Slow: c.Slow.Slow, Warm: c.Warm, Security: c.Security, Congestion: c.Congestion, InProcess: c.InProcess,
 		Force: c.Force, Seed: c.Seed, Registry: c.Registry, Dir: c.Dir, Logs: c.Logs, LogLevel: c.LogLevel,
 		Command: commandLine(os.Args),
 	}
