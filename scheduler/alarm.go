@@ -82,7 +82,9 @@ func (b *Book) ring(now time.Time, a *alarm) {
 			b.offers(a.node)
 		}
 	case alarmLate:
-		a.node.watched = false
+		if !a.node.watched.After(a.at) {
+			a.node.watched = time.Time{}
+		}
 		b.feeds(a.node)
 	}
 }

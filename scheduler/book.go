@@ -95,9 +95,10 @@ type node struct {
 	// lapsed: it has let a lease expire without a word. It gets no other until
 	// it is heard again.
 	lapsed bool
-	// toFeed and toOffer: it is in the Book's list of that name. watched: an
-	// alarm is set for the lateness of one of its leases.
-	toFeed, toOffer, watched bool
+	// toFeed and toOffer: it is in the Book's list of that name. watched is when
+	// the next alarm is due for something of its that is late; zero: none is set.
+	toFeed, toOffer bool
+	watched         time.Time
 }
 
 func (n *node) seeds() bool { return n.member.Roles&proto.RoleScheduler != 0 }
@@ -222,7 +223,8 @@ func (b *Book) Handle(now time.Time, from string, m proto.Message) {
 		}
 	case *proto.Await:
 		if p := n.parts[m.Digest]; p != nil && p.have != nil && m.Index < p.swarm.blob.Chunks() {
-			p.await, p.swarm.awaited = m.Index, m.Index
+			p.swarm.awaited = m.Index
+			b.awaits(now, p, m.Index)
 			b.feeds(n)
 		}
 	case *proto.Part:
@@ -281,7 +283,7 @@ func (b *Book) join(now time.Time, n *node, m *proto.Join) {
 	}
 	p.seed = m.Seed || n.seeds()
 	b.want(p)
-	p.await = m.Await
+	b.awaits(now, p, m.Await)
 	s.awaited = max(s.awaited, m.Await)
 	for c := m.Have.Next(0); c >= 0; c = m.Have.Next(c + 1) {
 		b.gain(p, c)

@@ -7,6 +7,9 @@ import "time"
 // waits for. Whichever comes first counts; the other lease is revoked.
 func (b *Book) double(now time.Time, n *node) {
 	for _, p := range n.wants {
+		if at := p.since.Add(b.patience(p)); p.await >= 0 && !p.leased.Has(p.await) && now.Before(at) {
+			b.watch(n, at)
+		}
 		last := p.allLeased()
 		for _, l := range p.leases {
 			awaited := p.await >= 0 && l.covers(p.await) && !p.have.Has(p.await)
@@ -21,7 +24,7 @@ func (b *Book) double(now time.Time, n *node) {
 			if !awaited {
 				c = p.have.NextMissing(l.first, l.first+l.count)
 			}
-			src := b.source(p, c, nil)
+			src := b.source(now, p, c, nil)
 			if src == nil || src == l.source {
 				l.late = now.Add(b.tuning.LateAfter) // by then one may be free
 				b.watch(n, l.late)
@@ -52,10 +55,36 @@ func (b *Book) lateAfter(l *lease) time.Duration {
 
 // watch has n looked at again at a time.
 func (b *Book) watch(n *node, at time.Time) {
-	if !n.watched {
-		n.watched = true
+	if n.watched.IsZero() || at.Before(n.watched) {
+		n.watched = at
 		b.alarm(at, alarmLate).node = n
 	}
+}
+
+// awaits takes note that a reader of p waits for chunk c, or, if c is negative,
+// for none.
+func (b *Book) awaits(now time.Time, p *part, c int) {
+	if c != p.await {
+		p.await, p.since = c, now
+	}
+}
+
+// overdue reports whether p's reader has waited too long for chunk c, of which
+// there is one copy beside the seeds': it is with a node that takes its time, of
+// which nothing is known yet, and everybody waits for it. A seed sends it again
+// then; the next copy is nobody's first, so it is not sent to all.
+func (b *Book) overdue(now time.Time, p *part, c int) bool {
+	return c == p.await && p.swarm.rarity.copies[c] == 1 && !now.Before(p.since.Add(b.patience(p)))
+}
+
+// patience returns how long a reader of p waits for a chunk that is not on its
+// way before it is overdue.
+func (b *Book) patience(p *part) time.Duration {
+	expected := 0.0
+	if b.typical > 0 {
+		expected = float64(p.swarm.blob.ChunkSize()) * float64(b.tuning.Slots) / b.typical
+	}
+	return max(b.tuning.LateAfter, time.Duration(3*min(expected, 600)*float64(time.Second)))
 }
 
 // allLeased reports whether p has or is being sent every chunk.

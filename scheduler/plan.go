@@ -89,7 +89,7 @@ func (b *Book) feedOnce(now time.Time, n, offered *node) bool {
 			return true
 		}
 		if n.out < b.window(n) && p.swarm.copies(c) > 0 && p.swarm.known.Has(c) {
-			if src := b.source(p, c, nil); src != nil {
+			if src := b.source(now, p, c, nil); src != nil {
 				b.grant(now, p, src, c)
 				return true
 			}
@@ -102,7 +102,7 @@ func (b *Book) feedOnce(now time.Time, n, offered *node) bool {
 		if n.out >= b.window(n) {
 			continue
 		}
-		if c, src := b.rarest(p, offered); src != nil {
+		if c, src := b.rarest(now, p, offered); src != nil {
 			b.grant(now, p, src, c)
 			return true
 		}
@@ -114,7 +114,7 @@ func (b *Book) feedOnce(now time.Time, n, offered *node) bool {
 // counting those in flight, of those that some source can give now, and that
 // source. Ties are broken at random: with an equal order everywhere, all nodes
 // would ask for the same chunks.
-func (b *Book) rarest(p *part, offered *node) (int, *node) {
+func (b *Book) rarest(now time.Time, p *part, offered *node) (int, *node) {
 	if !b.candidates(p) {
 		return -1, nil
 	}
@@ -126,7 +126,7 @@ func (b *Book) rarest(p *part, offered *node) (int, *node) {
 			if !candidates.Has(c) || here.Has(c) == first {
 				return false
 			}
-			best, src = c, b.source(p, c, offered)
+			best, src = c, b.source(now, p, c, offered)
 			return src != nil
 		})
 		if src != nil {
@@ -174,14 +174,14 @@ const sampled = 8
 // up to 8 that have a free slot, or nil; offered is among them if it can be.
 // Holders in other zones count for the first copy into p's zone only, slow ones
 // only if there are no others at all.
-func (b *Book) source(p *part, c int, offered *node) *node {
+func (b *Book) source(now time.Time, p *part, c int, offered *node) *node {
 	s := p.swarm
 	cross := !s.zone(p.node.zone).has.Has(c)
 	if s.lone.Has(c) {
 		return b.slowSource(p, c, cross)
 	}
 	best := choice{book: b, part: p, chunk: c, cross: cross, holders: s.holdersOf(c)}
-	best.spareSeeds = s.rarity.copies[c] > 0 && b.seedIsNeeded(s)
+	best.spareSeeds = s.rarity.copies[c] > 0 && b.seedIsNeeded(s) && !b.overdue(now, p, c)
 	if offered != nil {
 		if sp := offered.parts[s.blob.Digest]; sp != nil && sp.fpos >= 0 {
 			best.consider(sp)

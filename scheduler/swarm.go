@@ -86,8 +86,9 @@ type part struct {
 	// strays counts the leased chunks that are on leases of another scheduler.
 	strays int
 	leases []*lease
-	// await is the chunk that a reader waits for, or -1.
+	// await is the chunk that a reader waits for since then, or -1.
 	await int
+	since time.Time
 	// hpos and fpos are its places in swarm.hungry and swarm.free, or -1.
 	hpos, fpos int
 }

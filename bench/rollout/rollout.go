@@ -92,6 +92,11 @@ func rollOut(ctx context.Context, o Options, dir string) (_ *report.Result, err 
 	if err != nil {
 		return nil, err
 	}
+	begun = time.Now()
+	if err := touchMemory(o.need(0).disk); err != nil {
+		return nil, err
+	}
+	o.Log.Info("memory is at hand", "took", time.Since(begun))
 	sent := b.sent()
 	r, err := measure(ctx, o, b, img, o.Faults)
 	if err != nil {

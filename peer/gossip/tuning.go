@@ -56,6 +56,10 @@ const (
 // tuned returns memberlist's configuration for a network: its own for a LAN,
 // but for the timers above; or for one machine if local is true.
 //
+// Nothing is compressed: what members say is keys and signatures, which do not get
+// shorter, and each packet took a table of 64 KiB. Compressed packets of older
+// versions are understood.
+//
 // On one machine memberlist's local values stay, with a probe in a second: a
 // death takes 4 to 8 s to be noticed. Many members in one process, as in tests,
 // wait for each other's CPU time for long; with the shorter timers 20 members
@@ -64,12 +68,14 @@ const (
 func tuned(local bool) *memberlist.Config {
 	if local {
 		c := memberlist.DefaultLocalConfig()
+		c.EnableCompression = false
 		c.DeadNodeReclaimTime = reclaimAfter
 		c.RetransmitMult = retransmitMult
 		c.PushPullInterval = fullExchange
 		return c
 	}
 	c := memberlist.DefaultLANConfig()
+	c.EnableCompression = false
 	c.ProbeInterval = probeInterval
 	c.ProbeTimeout = probeTimeout
 	c.SuspicionMult = suspicionMult

@@ -1,0 +1,78 @@
+package scheduler
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/shoal-project/shoal/proto"
+)
+
+// TestOverdueChunk: the first copy of a chunk went to a node that does not get it
+// in time, and all readers wait for it. The seed, which has others to send,
+// sends it once more, and the others get it from there.
+func TestOverdueChunk(t *testing.T) {
+	const step = 20 * time.Millisecond
+	blob := proto.Blob{Digest: proto.DigestOf([]byte("b")), Size: 256 * proto.MinChunk}
+	b := NewBook(Tuning{}, 1, epoch.Add(-time.Minute))
+	var sums []proto.Sum
+	for c := range blob.Chunks() {
+		sums = append(sums, proto.Sum{1, byte(c)})
+	}
+	b.Connect(epoch, proto.Member{ID: "seed", Roles: proto.RoleScheduler})
+	b.Handle(epoch, "seed", &proto.Hold{Blobs: []proto.Blob{blob}})
+	others := []string{"n1", "n2", "n3", "n4", "n5"}
+	for _, id := range append([]string{"slow"}, others...) {
+		b.Connect(epoch, proto.Member{ID: id})
+		b.Handle(epoch, id, &proto.Join{Blob: blob, Await: -1})
+		if id == "slow" {
+			b.Handle(epoch, "seed", &proto.Sums{Digest: blob.Digest, Sums: sums})
+			b.Handle(epoch, id, &proto.Await{Digest: blob.Digest, Index: 0})
+		}
+	}
+	type flight struct {
+		to  string
+		l   *proto.Lease
+		end time.Time
+	}
+	var flights []flight
+	stuck := -1 // the first chunk that was leased to the slow node
+	var from []string
+	var when []time.Duration
+	for now := epoch; now.Before(epoch.Add(2 * time.Second)); now = now.Add(step) {
+		b.Tick(now)
+		for _, f := range slices.Clone(flights) {
+			if f.end.After(now) {
+				continue
+			}
+			flights = slices.DeleteFunc(flights, func(g flight) bool { return g.l.ID == f.l.ID })
+			for c := f.l.First; c < f.l.First+f.l.Count; c++ {
+				b.Handle(now, f.to, &proto.Done{Digest: blob.Digest, Lease: f.l.ID, Index: c, Sum: sums[c], Took: 5 * step})
+			}
+		}
+		for _, letter := range b.Letters() {
+			l, ok := letter.Message.(*proto.Lease)
+			if !ok {
+				continue
+			}
+			if letter.To == "slow" && stuck < 0 {
+				stuck = l.First
+				for _, id := range others {
+					b.Handle(now, id, &proto.Await{Digest: blob.Digest, Index: stuck})
+				}
+			}
+			if letter.To == "slow" && l.First == stuck {
+				continue // it never gets that one
+			}
+			if l.First <= stuck && stuck < l.First+l.Count {
+				from, when = append(from, l.Source), append(when, now.Sub(epoch))
+			}
+			flights = append(flights, flight{letter.To, l, now.Add(5 * step)})
+		}
+		audit(t, b)
+	}
+	late := DefaultTuning().LateAfter
+	if len(from) != len(others) || from[0] != "seed" || slices.Contains(from[1:], "seed") || when[0] < late || when[0] > late+300*time.Millisecond {
+		t.Errorf("chunk %d came from %v after %v, want from the seed once, a little after %s, and then from who got it", stuck, from, when, late)
+	}
+}
