@@ -77,7 +77,7 @@ func (b *Book) ring(now time.Time, a *alarm) {
 		b.offers(a.node)
 	case alarmSlow: // another chance, as if nothing were known
 		if a.node.slow && !a.node.gone {
-			a.node.rate, a.node.takes = 0, 0
+			a.node.rate, a.node.takes, a.node.gave, a.node.took = 0, 0, few{}, few{}
 			b.setSlow(a.node, false)
 			b.offers(a.node)
 		}

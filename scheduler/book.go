@@ -76,6 +76,8 @@ type node struct {
 	// takes is what it receives over all its leases, in bytes per second; 0
 	// while unknown.
 	takes float64
+	// gave and took are the last of the measurements that rate and takes average.
+	gave, took few
 	// loop is how long its leases and its reports are on their way, in seconds:
 	// what passes between a grant and the report of a chunk that is not the
 	// chunk's own time.

@@ -76,3 +76,31 @@ func TestOverdueChunk(t *testing.T) {
 		t.Errorf("chunk %d came from %v after %v, want from the seed once, a little after %s, and then from who got it", stuck, from, when, late)
 	}
 }
+
+// TestTakerOfASlowSource: a node that has chunks of a source whose link has become
+// slow is not slow itself. The source is, after a few.
+func TestTakerOfASlowSource(t *testing.T) {
+	const fast, size = 12.5e6, 512 << 10
+	b := NewBook(Tuning{}, 1, epoch.Add(-time.Minute))
+	for _, id := range []string{"taker", "source", "other"} {
+		b.Connect(epoch, proto.Member{ID: id})
+	}
+	chunk := func(to, from string, rate float64) {
+		l := &lease{part: &part{node: b.nodes[to], swarm: &swarm{}}, source: b.nodes[from], left: 1, count: 1}
+		b.measure(epoch, l, size, time.Duration(size/rate*float64(time.Second)))
+	}
+	for range 10 { // everybody is fast
+		chunk("taker", "source", fast)
+		chunk("taker", "other", fast)
+	}
+	for i := range 3 {
+		chunk("taker", "source", fast/10)
+		chunk("taker", "other", fast)
+		if b.nodes["taker"].slow {
+			t.Fatalf("the taker counts as slow after %d chunks of a slow source", i+1)
+		}
+	}
+	if !b.nodes["source"].slow || b.nodes["other"].slow {
+		t.Errorf("slow: the source %v, the other %v; want the source only", b.nodes["source"].slow, b.nodes["other"].slow)
+	}
+}

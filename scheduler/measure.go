@@ -47,29 +47,42 @@ func (b *Book) measure(now time.Time, l *lease, size int64, took time.Duration) 
 	if b.tooSlow(given) {
 		// It is the fault of the one that is not known to be faster with others;
 		// if nothing is known of either, nothing is learned.
-		fastSource, fastTaker := src.rate > 0 && !b.tooSlow(src.rate), n.takes > 0 && !b.tooSlow(n.takes)
+		fastSource, fastTaker := src.gave.n > 0 && !b.tooSlow(src.gave.median()), n.took.n > 0 && !b.tooSlow(n.takes)
 		switch {
 		case fastSource && !fastTaker:
-			averageRate(&n.takes, taken)
+			n.taken(taken)
 			b.judge(now, n)
 			return
-		case !fastSource && !fastTaker && (src.rate == 0 || n.takes == 0):
+		case !fastSource && !fastTaker && (src.gave.n == 0 || n.took.n == 0):
 			return
 		case fastTaker && !fastSource:
 			taken = n.takes
 		}
 	}
-	averageRate(&n.takes, taken)
-	averageRate(&src.rate, given)
+	n.taken(taken)
+	src.given(given)
 	b.judge(now, n)
 	b.judge(now, src)
 	b.fitSlots(src)
 }
 
+// taken and given take a measurement of n's into account.
+func (n *node) taken(rate float64) {
+	averageRate(&n.takes, rate)
+	n.took.add(rate)
+}
+
+func (n *node) given(rate float64) {
+	averageRate(&n.rate, rate)
+	n.gave.add(rate)
+}
+
 // judge says whether n is slow, either way: a link that carries little one way
-// rarely carries much the other, and what arrives late is passed on late.
+// rarely carries much the other, and what arrives late is passed on late. It goes
+// by medians: two chunks of a slow source make a fast node's average slow, and
+// then it was served last.
 func (b *Book) judge(now time.Time, n *node) {
-	slow := n.rate > 0 && b.tooSlow(n.rate) || n.takes > 0 && b.tooSlow(n.takes)
+	slow := n.gave.n > 0 && b.tooSlow(n.gave.median()) || n.took.n > 0 && b.tooSlow(n.took.median())
 	if slow == n.slow {
 		return
 	}
@@ -100,6 +113,25 @@ func averageRate(v *float64, sample float64) {
 		return
 	}
 	*v = 1 / ((1-weightOfNew) / *v + weightOfNew/sample)
+}
+
+// few holds the last measurements of one node.
+type few struct {
+	last [5]float64
+	n    int // measurements so far
+}
+
+func (f *few) add(v float64) {
+	f.last[f.n%len(f.last)] = v
+	f.n++
+}
+
+// median returns the median of what there is, the greater one of two.
+func (f *few) median() float64 {
+	order := f.last
+	have := order[:min(f.n, len(order))]
+	slices.Sort(have)
+	return have[len(have)/2]
 }
 
 // recent holds the last rates that were measured, of whatever source, and their
