@@ -1,6 +1,9 @@
 package scheduler
 
-import "time"
+import (
+	"math/bits"
+	"time"
+)
 
 // double tries a second source for what n waits for and is late: for its last
 // chunks, when there is nothing else to do, and for the chunk that a reader
@@ -25,6 +28,9 @@ func (b *Book) double(now time.Time, n *node) {
 				c = p.have.NextMissing(l.first, l.first+l.count)
 			}
 			src := b.source(now, p, c, nil)
+			if awaited && (src == nil || src == l.source) {
+				src = b.another(p, c, l.source)
+			}
 			if src == nil || src == l.source {
 				l.late = now.Add(b.tuning.LateAfter) // by then one may be free
 				b.watch(n, l.late)
@@ -38,6 +44,28 @@ func (b *Book) double(now time.Time, n *node) {
 	}
 }
 
+// another returns the holder of chunk c, other than not, that serves the fewest,
+// even if its slots are full: by one more at most. In a busy fleet there is hardly
+// ever a free slot in the moment in which a chunk is found to be late, and a reader
+// that waits for it hears nothing meanwhile.
+func (b *Book) another(p *part, c int, not *node) *node {
+	s := p.swarm
+	cross := !s.zone(p.node.zone).has.Has(c)
+	var best *node
+	for w, h := range s.holdersOf(c) {
+		for ; h != 0; h &= h - 1 {
+			n := s.slots[w<<6+bits.TrailingZeros64(h)].node
+			if n == not || n == p.node || n.slow || n.used > n.slots || !cross && n.zone != p.node.zone || n.seeds() && b.seedIsNeeded(s) {
+				continue
+			}
+			if best == nil || n.used < best.used {
+				best = n
+			}
+		}
+	}
+	return best
+}
+
 // lateAfter returns how long the lease l, which begins now, may take. It goes by
 // what others give, since its source may be the one that is slow, and by what
 // the node has been found to take.
@@ -47,8 +75,8 @@ func (b *Book) lateAfter(l *lease) time.Duration {
 	if rate := max(l.source.rate, b.typical); rate > 0 {
 		expected = size * float64(l.source.used) / rate
 	}
-	if n.takes > 0 {
-		expected = max(expected, size*float64(n.out)/n.takes)
+	if n.took.n > 0 {
+		expected = max(expected, size*float64(n.out)/n.took.median())
 	}
 	return max(b.tuning.LateAfter, time.Duration(3*min(expected, 600)*float64(time.Second)))
 }

@@ -104,3 +104,40 @@ func TestTakerOfASlowSource(t *testing.T) {
 		t.Errorf("slow: the source %v, the other %v; want the source only", b.nodes["source"].slow, b.nodes["other"].slow)
 	}
 }
+
+// TestLateInABusyFleet: what a reader waits for is tried from a second source even
+// if nobody has a free slot.
+func TestLateInABusyFleet(t *testing.T) {
+	blob := proto.Blob{Digest: proto.DigestOf([]byte("b")), Size: 64 * proto.MinChunk}
+	b := NewBook(Tuning{}, 1, epoch.Add(-time.Minute))
+	var sums []proto.Sum
+	for c := range blob.Chunks() {
+		sums = append(sums, proto.Sum{1, byte(c)})
+	}
+	for _, id := range []string{"a", "b"} {
+		b.Connect(epoch, proto.Member{ID: id})
+		b.Handle(epoch, id, &proto.Hold{Blobs: []proto.Blob{blob}})
+	}
+	for _, id := range []string{"n", "other"} { // two leases each: all slots of a and b
+		b.Connect(epoch, proto.Member{ID: id})
+		b.Handle(epoch, id, &proto.Join{Blob: blob, Await: 7})
+	}
+	b.Handle(epoch, "a", &proto.Sums{Digest: blob.Digest, Sums: sums})
+	leases := func() (of []*proto.Lease) {
+		for _, letter := range b.Letters() {
+			if l, ok := letter.Message.(*proto.Lease); ok && letter.To == "n" && l.First == 7 {
+				of = append(of, l)
+			}
+		}
+		return of
+	}
+	first := leases()
+	if len(first) != 1 || b.nodes["a"].used+b.nodes["b"].used != 4 {
+		t.Fatalf("%d leases on the chunk, %d and %d slots are in use; want 1, and all", len(first), b.nodes["a"].used, b.nodes["b"].used)
+	}
+	b.Tick(epoch.Add(DefaultTuning().LateAfter))
+	if second := leases(); len(second) != 1 || second[0].Source == first[0].Source {
+		t.Errorf("after it was late: %+v, want one lease on the other holder", second)
+	}
+	audit(t, b)
+}

@@ -57,6 +57,9 @@
 // runtime that does not use the mirror fails the examination only if none does,
 // or if it was named.
 //
+// The daemon, the scheduler and the benchmarks start themselves anew with a
+// coarser timer slack; timers_linux.go says why, and what it saves.
+//
 // Exit codes: 0 for success, 1 for a failure, 2 for a mistake in the command
 // line or the configuration, so that a supervisor can tell "try again" from
 // "don't"; 128 plus the signal's number when a second signal cuts a drain off, or
