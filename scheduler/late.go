@@ -39,6 +39,7 @@ func (b *Book) double(now time.Time, n *node) {
 			l.doubled = true
 			b.counts.Doubled++
 			b.grant(now, p, src, c)
+			p.leases[len(p.leases)-1].second = true
 			return
 		}
 	}

@@ -24,6 +24,7 @@ type lease struct {
 	grace              time.Duration // from one sign of life to due
 	at                 int
 	doubled            bool // a second source is being tried
+	second             bool // it is on that source
 	near               bool // it is about to end, and counts for nobody any more
 }
 

@@ -174,7 +174,7 @@ func (b *Book) fitSlots(n *node) {
 	switch slots := n.slots; {
 	case n.used >= slots && slots < t.MaxSlots && n.rate > spare*perSlot*float64(slots+1):
 		n.slots++
-	case slots > t.Slots && n.rate < perSlot*float64(slots):
+	case slots > t.Slots && n.used <= slots && n.rate < perSlot*float64(slots):
 		n.slots--
 	default:
 		return
