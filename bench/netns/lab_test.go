@@ -13,11 +13,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -208,6 +210,29 @@ func uplinks(t *testing.T, l *Lab) uint64 {
 }
 
 // A fleet of 40 has more pairs than the kernel's table of neighbours has room.
+// TestCongestion: connections of hosts have the congestion control that was asked
+// for, which reno is on no machine by default, and one that is not there is told.
+func TestCongestion(t *testing.T) {
+	t.Parallel()
+	l := makeLab(t, Options{Congestion: "reno"})
+	out, _ := connect(t, makeHost(t, l, "a", 0, Link{}), makeHost(t, l, "b", 0, Link{}))
+	raw, err := out.(syscall.Conn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var name string
+	if cerr := raw.Control(func(fd uintptr) { name, err = unix.GetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION) }); cerr != nil || err != nil {
+		t.Fatal(cerr, err)
+	}
+	if name != "reno" {
+		t.Errorf("a connection has %q, want reno", name)
+	}
+	wrong := makeLab(t, Options{Congestion: "nosuch"})
+	if _, err := wrong.Host("a", 0, Link{}); err == nil || !strings.Contains(err.Error(), `no congestion control called "nosuch"; it has`) {
+		t.Errorf("a host with a control that is not there: %v", err)
+	}
+}
+
 func TestHostsKnowEachOtherForGood(t *testing.T) {
 	t.Parallel()
 	l := makeLab(t, Options{})

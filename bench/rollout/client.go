@@ -84,7 +84,7 @@ func (c *client) blob(ctx context.Context, b proto.Blob, progress func(n int)) e
 }
 
 // A comparison is written to what should be the bytes of want. To compare them
-// costs a tenth of hashing them, and who measures is to cost little.
+// costs a third of hashing them, and who measures is to cost little.
 type comparison struct {
 	want   io.Reader
 	buf    []byte

@@ -31,7 +31,7 @@
 // what that means.
 //
 // The harness is to cost little itself: clients compare what they get with the
-// file that was pushed, which takes a tenth of hashing it, and before the clients
+// file that was pushed, which takes a third of hashing it, and before the clients
 // begin the memory that the daemons' files will take is touched (memory.go). All
 // hosts have cubic for congestion control, which is Linux's default, unless
 // something else is asked for: with BBR, the default of the machine where this was

@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"context"
 	"os"
 	"syscall"
 )
@@ -10,11 +11,10 @@ import (
 // again when it is touched, for 4 KiB at a time: that took 4 s of CPU time for a
 // GiB where it was measured, as much as all else that a daemon does with a GiB. It
 // is no part of a rollout. What is touched here goes back to the kernel's free
-// lists, from which the daemons' files get it. On a machine of metal it costs
-// a tenth of a second per GiB.
-func touchMemory(n int64) error {
+// lists, from which the daemons' files get it. It ends early with ctx.
+func touchMemory(ctx context.Context, n int64) error {
 	if info, err := os.ReadFile("/proc/meminfo"); err == nil {
-		n = min(n, kilobytes(info, "MemFree:")) // and nothing that is in use, for which it would be taken
+		n = min(n, kilobytes(info, "MemFree:")/2) // so that nothing that is in use is thrown out for it
 	}
 	if n <= 0 {
 		return nil
@@ -24,7 +24,9 @@ func touchMemory(n int64) error {
 		return os.NewSyscallError("mmap", err)
 	}
 	for i := 0; i < len(b); i += os.Getpagesize() {
-		b[i] = 1
+		if b[i] = 1; i%(64<<20) == 0 && ctx.Err() != nil {
+			break
+		}
 	}
 	return os.NewSyscallError("munmap", syscall.Munmap(b))
 }

@@ -63,7 +63,7 @@ type Options struct {
 	// Security of the data plane: tls or none.
 	Security string
 	// Congestion is TCP's congestion control on all hosts, by the kernel's name;
-	// "" is Cubic, System what this machine has.
+	// "" is cubic, System what this machine has.
 	Congestion string
 	// InProcess runs the fleet in this process, with rate limits for links.
 	InProcess bool

@@ -83,6 +83,8 @@ func TestMistakes(t *testing.T) {
 		{"mode", func(o *Options) { o.Mode, o.Security, o.LogLevel = "fast", "rot13", "loud" }},
 		{"seed without a scheduler", func(o *Options) { o.Mode, o.SeedRate = report.ModeNoScheduler, mbit }},
 		{"warm and direct", func(o *Options) { o.Mode, o.Warm = report.ModeDirect, true }},
+		{"congestion", func(o *Options) { o.Congestion = "../cubic" }},
+		{"congestion in process", func(o *Options) { o.Congestion, o.InProcess = "bbr", true }},
 		{"zones", func(o *Options) { o.Zones = 9 }},
 		{"cross-zone rate of one zone", func(o *Options) { o.CrossZoneRate = mbit }},
 		{"delay", func(o *Options) { o.Delay = time.Hour }},

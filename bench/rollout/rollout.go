@@ -93,7 +93,7 @@ func rollOut(ctx context.Context, o Options, dir string) (_ *report.Result, err 
 		return nil, err
 	}
 	begun = time.Now()
-	if err := touchMemory(o.need(0).disk); err != nil {
+	if err := touchMemory(ctx, o.need(0).disk); err != nil {
 		return nil, err
 	}
 	o.Log.Info("memory is at hand", "took", time.Since(begun))
