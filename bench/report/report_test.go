@@ -62,7 +62,8 @@ func example() *Result {
 		Params: Params{
 			Nodes: 4, Size: 64 << 20, Layers: 2, NodeRate: 12.5e6, OriginRate: 12.5e6, SeedRate: 12.5e6,
 			SlowNodes: 1, SlowRate: 1.25e6, Zones: 2, CrossZoneRate: 25e6, Delay: 0.01,
-			Arrival: "together", Mode: ModeShoal, Security: "tls", Congestion: "cubic", Seed: 7,
+			Arrival: "together", Mode: ModeShoal, Security: "tls", Congestion: "cubic",
+			Files: "in memory (/dev/shm)", Seed: 7,
 		},
 		ImageBytes: 64 << 20, OriginBytes: 65 << 20,
 		Scheduler: &Node{Name: "scheduler", Zone: "zone-1", CPU: 0.5, RSS: 40 << 20},

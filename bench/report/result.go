@@ -55,6 +55,7 @@ type Params struct {
 	Mode          string  `json:"mode"`            // shoal, no-scheduler or direct
 	Security      string  `json:"security,omitempty"`
 	Congestion    string  `json:"congestion,omitempty"` // TCP's, such as cubic
+	Files         string  `json:"files,omitempty"`      // where those of the nodes were, such as "on disk (/tmp)"
 	Warm          bool    `json:"warm,omitempty"`
 	Seed          uint64  `json:"seed,omitempty"` // of everything that is random
 }

@@ -173,6 +173,9 @@ func (r *Result) costs(w io.Writer) {
 		}
 		fmt.Fprintln(w)
 	}
+	if r.Params.Files != "" {
+		fmt.Fprintf(w, "files\t%s\n", r.Params.Files)
+	}
 	if rss > 0 {
 		fmt.Fprintf(w, "largest RSS\t%s of a daemon", formatSize(rss))
 		if r.Scheduler != nil && r.Scheduler.RSS > 0 {

@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -26,10 +28,26 @@ func testImage(t *testing.T, size int64, layers int) (*image, http.Handler) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := img.write(t.TempDir()); err != nil {
+	dir := t.TempDir()
+	t.Cleanup(func() {
+		if err := img.close(); err != nil {
+			t.Error(err)
+		}
+		unmapped(t, dir)
+	})
+	if err := img.write(dir); err != nil {
 		t.Fatal(err)
 	}
 	return img, fileOrigin(img)
+}
+
+// unmapped checks that this process has mapped no file below dir.
+func unmapped(t *testing.T, dir string) {
+	t.Helper()
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err == nil && strings.Contains(string(maps), dir+"/") {
+		t.Errorf("a file below %s is still mapped", dir)
+	}
 }
 
 // testClient returns a client of what h serves.
@@ -78,6 +96,57 @@ func TestImage(t *testing.T) {
 	}
 }
 
+// TestPushed: what clients compare with is what was made, also of layers that are
+// the same.
+func TestPushed(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		size   int64
+		layers int
+	}{{1, 1}, {127, 127}, {3<<20 + 1, 3}} {
+		img, _ := testImage(t, tc.size, tc.layers)
+		for i, l := range img.layers {
+			want, err := io.ReadAll(img.content(i, l.Size))
+			if err != nil || !bytes.Equal(img.pushed[l.Digest], want) {
+				t.Errorf("%+v: layer %d is something else (%v)", tc, i+1, err)
+			}
+		}
+		if !bytes.Equal(img.pushed[proto.DigestOf(config)], config) {
+			t.Errorf("%+v: the config is something else", tc)
+		}
+	}
+}
+
+// TestComparison: every byte counts, in whatever pieces they come.
+func TestComparison(t *testing.T) {
+	t.Parallel()
+	want := []byte("every byte of what was pushed")
+	try := func(got []byte, piece int) error {
+		c := &comparison{want: want}
+		for p := range slices.Chunk(got, piece) {
+			if _, err := c.Write(p); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for piece := 1; piece <= len(want)+1; piece++ {
+		if err := try(want, piece); err != nil {
+			t.Errorf("in pieces of %d: %v", piece, err)
+		}
+		if err := try(append(slices.Clone(want), 'x'), piece); !errors.Is(err, errBytes) {
+			t.Errorf("a byte more, in pieces of %d: %v", piece, err)
+		}
+		for i := range want {
+			wrong := slices.Clone(want)
+			wrong[i] ^= 1
+			if err := try(wrong, piece); !errors.Is(err, errBytes) {
+				t.Errorf("byte %d is wrong, in pieces of %d: %v", i, piece, err)
+			}
+		}
+	}
+}
+
 func TestClientPulls(t *testing.T) {
 	t.Parallel()
 	img, h := testImage(t, 1<<20, 5)
@@ -92,6 +161,37 @@ func TestClientPulls(t *testing.T) {
 	}
 	if n.Done <= 0 || n.Resumed != 0 || n.Error != "" || slices.Contains(n.Layers, 0) || slices.Max(n.Layers) > n.Done {
 		t.Errorf("%+v", n)
+	}
+}
+
+// TestCopyAsItComes: what comes is told of at once, since silence is measured.
+func TestCopyAsItComes(t *testing.T) {
+	t.Parallel()
+	const n = 5
+	r, w := io.Pipe()
+	came, copied := make(chan int, n), make(chan error, 1)
+	go func() {
+		_, err := copyCounted(io.Discard, r, n, func(k int) { came <- k })
+		copied <- err
+	}()
+	for range n {
+		if _, err := w.Write([]byte{1}); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case k := <-came:
+			if k != 1 {
+				t.Errorf("told of %d bytes", k)
+			}
+		case <-time.After(20 * time.Second):
+			t.Error("it waits for more")
+			_ = w.CloseWithError(io.ErrUnexpectedEOF)
+			<-copied
+			return
+		}
+	}
+	if err := errors.Join(w.Close(), <-copied); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -148,6 +248,11 @@ func TestClientRefuses(t *testing.T) {
 	}{
 		{name: "wrong bytes", want: "layer 1: the bytes are wrong", answer: func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = w.Write(make([]byte, 64<<10))
+		}},
+		{name: "a wrong byte", want: "layer 1: the bytes are wrong", answer: func(w http.ResponseWriter, _ *http.Request) {
+			got := bytes.Clone(img.pushed[img.layers[0].Digest])
+			got[len(got)-1] ^= 1
+			_, _ = w.Write(got)
 		}},
 		{name: "too many", want: "65537 bytes are announced, 65536 are missing", broken: nil, answer: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "65537")

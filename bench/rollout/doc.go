@@ -30,9 +30,23 @@
 // also says which share of the cores was busy, and above nine tenths it says
 // what that means.
 //
+// The files of all members are on one machine too, and no fleet shares a disk. So
+// they are in memory, in the tmpfs that Linux has for it, if nobody names another
+// place and that one is roomy: files and processes together may need half of the
+// memory that is available, or that the cgroup still allows, and the files half of
+// the tmpfs (storage.go). Else they are where temporary files go. With 16 nodes on
+// two cores a GiB took 13.5 CPU seconds and the rollout 1.52 × the bound on one
+// ext4, 11.8 to 12.4 and 1.36 to 1.44 in memory. What memory leaves out is what a
+// node's own disk would take: fsync costs nothing there. A daemon does that after
+// its clients have the bytes, so that a pull does not wait for it; but a disk that
+// is slower than the link is not seen, and --dir with a folder on one shows it. The
+// result says where the files were. A daemon's small files, 2 to 4 MiB of index,
+// are in what a process is thought to take.
+//
 // The harness is to cost little itself: clients compare what they get with the
-// file that was pushed, which takes a third of hashing it, and before the clients
-// begin the memory that the daemons' files will take is touched (memory.go). All
+// files that were pushed, mapped once for all of them, which takes less than a
+// third of hashing it, and before the clients begin the memory that the daemons'
+// files will take, wherever they are, is touched and given back (memory.go). All
 // hosts have cubic for congestion control, which is Linux's default, unless
 // something else is asked for: with BBR, the default of the machine where this was
 // written, 3 to 10 % of the segments were sent twice (0.3 to 1.1 % with cubic; links
@@ -53,5 +67,5 @@
 // and the result says how often. Whatever happens, the namespaces, processes
 // and files of a run are gone when Run returns. Those of a run that was killed
 // are found by the next one: namespaces by bench/netns, folders by a lock that
-// nobody holds any more.
+// nobody holds any more, in memory, where temporary files go and in --dir.
 package rollout

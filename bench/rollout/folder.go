@@ -21,35 +21,50 @@ type folder struct {
 	lock *os.File
 }
 
-// newFolder makes one below dir, or where temporary files go.
+// newFolder makes one below dir.
 func newFolder(dir string) (*folder, error) {
 	path, err := os.MkdirTemp(dir, folderPattern)
 	if err != nil {
 		return nil, fmt.Errorf("--dir: %w", err)
 	}
-	lock, err := os.Create(filepath.Join(path, lockName))
-	if err == nil {
-		err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	}
+	lock, err := lockFolder(path)
 	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(path))
+		return nil, errors.Join(fmt.Errorf("--dir: %w", err), os.RemoveAll(path))
 	}
 	return &folder{path: path, lock: lock}, nil
 }
 
-func (f *folder) remove() error { return errors.Join(os.RemoveAll(f.path), f.lock.Close()) }
-
-// sweepFolders removes the folders of runs that are no more below dir, or where
-// temporary files go, and returns them.
-func sweepFolders(dir string) ([]string, error) {
-	if dir == "" {
-		dir = os.TempDir()
-	}
-	found, err := filepath.Glob(filepath.Join(dir, folderPattern))
+// lockFolder makes the lock of a folder, and holds it before it has its name: a
+// run that sweeps just then would take it for one that nobody holds.
+func lockFolder(path string) (*os.File, error) {
+	name := filepath.Join(path, lockName)
+	lock, err := os.Create(name + ".new")
 	if err != nil {
 		return nil, err
 	}
-	var swept []string
+	err = os.NewSyscallError("flock", syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB))
+	if err == nil {
+		err = os.Rename(lock.Name(), name)
+	}
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return lock, nil
+}
+
+func (f *folder) remove() error { return errors.Join(os.RemoveAll(f.path), f.lock.Close()) }
+
+// sweepFolders removes the folders of runs that are no more below each of dirs,
+// and returns them.
+func sweepFolders(dirs ...string) ([]string, error) {
+	var found, swept []string
+	for _, dir := range dirs {
+		below, err := filepath.Glob(filepath.Join(dir, folderPattern))
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, below...)
+	}
 	for _, path := range found {
 		if !ours(path) {
 			continue

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/shoal-project/shoal/proto"
 )
@@ -36,6 +37,9 @@ type image struct {
 	layers   []proto.Blob
 	manifest []byte
 	dir      string // where write has put the blobs, each under its digest
+	// pushed has the bytes of the blobs from write to close. Those of the layers
+	// are the files, mapped.
+	pushed map[proto.Digest][]byte
 }
 
 // descriptor is the OCI image specification's.
@@ -144,9 +148,11 @@ func send(ctx context.Context, c *http.Client, method, where, mediaType string, 
 	return resp.Header.Get("Location"), nil
 }
 
-// write writes the config and the layers into dir, which it makes.
+// write writes the config and the layers into dir, which it makes. Whatever it
+// returns, close is to be called.
 func (img *image) write(dir string) error {
 	img.dir = dir
+	img.pushed = map[proto.Digest][]byte{proto.DigestOf(config): config}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -154,19 +160,43 @@ func (img *image) write(dir string) error {
 		return err
 	}
 	for i, l := range img.layers {
-		f, err := os.Create(filepath.Join(dir, l.Digest.String()))
-		if err != nil {
-			return err
+		if img.pushed[l.Digest] != nil {
+			continue // layers of a byte or two may be the same
 		}
-		_, err = io.Copy(f, img.content(i, l.Size))
-		if err = errors.Join(err, f.Close()); err != nil {
-			return err
+		if err := img.writeLayer(i, l); err != nil {
+			return fmt.Errorf("write layer %d: %w", i+1, err)
 		}
 	}
 	return nil
 }
 
-// open returns what write has written of a blob.
-func (img *image) open(b proto.Blob) (*os.File, error) {
-	return os.Open(filepath.Join(img.dir, b.Digest.String()))
+// writeLayer writes a layer and maps it. Clients compare with it all at once, and
+// to read it again for each of them was a copy of every byte that they get.
+func (img *image) writeLayer(i int, l proto.Blob) (err error) {
+	f, err := os.Create(filepath.Join(img.dir, l.Digest.String()))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := io.Copy(f, img.content(i, l.Size)); err != nil {
+		return err
+	}
+	mapped, err := syscall.Mmap(int(f.Fd()), 0, int(l.Size), syscall.PROT_READ, syscall.MAP_SHARED)
+	if err != nil {
+		return os.NewSyscallError("mmap", err)
+	}
+	img.pushed[l.Digest] = mapped
+	return nil
+}
+
+// close unmaps what write has mapped. Nobody may compare with it any more.
+func (img *image) close() error {
+	var errs []error
+	for _, l := range img.layers {
+		if mapped := img.pushed[l.Digest]; mapped != nil {
+			errs = append(errs, os.NewSyscallError("munmap", syscall.Munmap(mapped)))
+		}
+		delete(img.pushed, l.Digest)
+	}
+	return errors.Join(errs...)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -37,9 +38,33 @@ func TestInProcess(t *testing.T) {
 			if last.Total != 6<<20 || last.Nodes != 2 {
 				t.Errorf("progress of %+v", last)
 			}
+			if want := o.Dir + ")"; !strings.HasSuffix(r.Params.Files, want) {
+				t.Errorf("the files were %s, want them in %s", r.Params.Files, o.Dir)
+			}
 			empty(t, o.Dir)
+			unmapped(t, o.Dir)
 		})
 	}
+}
+
+// TestDefaultPlace: a run that is not told where its files go says where they
+// were, and leaves none.
+func TestDefaultPlace(t *testing.T) {
+	temporary := t.TempDir()
+	t.Setenv("TMPDIR", temporary)
+	o := usual()
+	o.Nodes, o.Size, o.Mode, o.NodeRate, o.OriginRate = 1, 1<<20, report.ModeDirect, 1000*mbit, 1000*mbit
+	o.InProcess, o.Force = true, true
+	r, err := Run(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := r.Params.Files; got != "in memory ("+sharedMemory+")" && got != (storage{path: temporary}).String() {
+		t.Errorf("the files were %s", got)
+	}
+	t.Log(r.Params.Files)
+	empty(t, temporary)
+	unmapped(t, sharedMemory)
 }
 
 // checkResult checks what is true of every rollout that has gone well.

@@ -8,7 +8,6 @@ import (
 	"os"
 	"runtime"
 	"strings"
-	"syscall"
 
 	"github.com/dustin/go-humanize"
 
@@ -31,39 +30,47 @@ const (
 	spare = 0.9
 )
 
-// prepare makes sure that the rollout can be run here, and removes what killed
-// runs have left.
-func (o Options) prepare(ctx context.Context) error {
+// prepare makes sure that the rollout can be run here, removes what killed runs
+// have left, and returns o with the place of its files.
+func (o Options) prepare(ctx context.Context) (Options, error) {
 	if err := o.sweep(); err != nil {
-		return err
+		return o, err
 	}
 	if !o.InProcess {
 		if err := netns.Check(); err != nil {
-			return fmt.Errorf("%w\n--in-process does without: the same fleet in one process, with rate limits for links", err)
+			return o, fmt.Errorf("%w\n--in-process does without: the same fleet in one process, with rate limits for links", err)
 		}
 		if _, err := findRegistry(o.Registry); err != nil {
-			return err
+			return o, err
 		}
+	}
+	var err error
+	if o.files, err = o.findStorage(); err != nil {
+		return o, err
 	}
 	have, err := measureMachine(ctx, o)
 	if err != nil {
-		return err
+		return o, err
 	}
-	o.Log.Info("the machine", "cores", have.cores, "nsPerByte", have.cost*1e9, "memory", have.memory, "disk", have.disk)
+	o.Log.Info("the machine", "cores", have.cores, "nsPerByte", have.cost*1e9, "memory", have.memory, "files", have.files.String(), "free", have.files.free)
 	err = o.need(have.cost).check(have)
 	if err != nil && o.Force {
 		o.Say(fmt.Sprintf("warning: %s", strings.ReplaceAll(err.Error(), "\n", "\nwarning: ")))
-		return nil
+		return o, nil
 	}
 	if err != nil {
-		return fmt.Errorf("%w\nWhat would be measured is this machine. --force starts all the same", err)
+		return o, fmt.Errorf("%w\nWhat would be measured is this machine. --force starts all the same", err)
 	}
-	return nil
+	return o, nil
 }
 
 // sweep removes what killed runs have left, and says what it was.
 func (o Options) sweep() error {
-	swept, err := sweepFolders(o.Dir)
+	dirs := []string{os.TempDir(), sharedMemory}
+	if o.Dir != "" {
+		dirs = append(dirs, o.Dir)
+	}
+	swept, err := sweepFolders(dirs...)
 	if err != nil {
 		return fmt.Errorf("remove what a killed run has left: %w", err)
 	}
@@ -85,25 +92,16 @@ type capacity struct {
 	cores  float64 // that are idle
 	cost   float64 // seconds of one core that it takes to deliver a byte
 	memory int64   // bytes that are free
-	disk   int64
+	files  storage // where the run's are to be
 }
 
 func measureMachine(ctx context.Context, o Options) (capacity, error) {
-	dir := o.Dir
-	if dir == "" {
-		dir = os.TempDir()
-	}
-	var fs syscall.Statfs_t
-	if err := syscall.Statfs(dir, &fs); err != nil {
-		return capacity{}, fmt.Errorf("--dir: %s: %w", dir, err)
-	}
 	cost, others, err := probe(ctx, o.Mode != report.ModeDirect && o.Security == "tls")
 	if err != nil {
 		return capacity{}, fmt.Errorf("measure this machine: %w", err)
 	}
 	c := capacity{
-		cores: max(float64(runtime.GOMAXPROCS(0))-others, 0.01), cost: cost,
-		disk: int64(fs.Bavail) * int64(fs.Bsize),
+		cores: max(float64(runtime.GOMAXPROCS(0))-others, 0.01), cost: cost, files: o.files,
 	}
 	if info, err := os.ReadFile("/proc/meminfo"); err == nil {
 		c.memory = kilobytes(info, "MemAvailable:")
@@ -117,8 +115,9 @@ type demand struct {
 	cores        float64
 	bytesPerCore float64 // that one core delivers in a second
 	rate         float64 // bytes per second to all nodes together
-	memory       int64
-	disk         int64
+	memory       int64   // of the processes
+	disk         int64   // of all files, in memory or not
+	pulled       int64   // that part of disk which is written while the clients pull
 	inProcess    bool
 }
 
@@ -130,13 +129,16 @@ func (o Options) need(cost float64) demand {
 	processes := int64(1) // the registry
 	if o.Mode != report.ModeDirect {
 		processes += int64(o.Nodes)
-		d.disk = int64(o.Nodes) * o.Size
+		d.pulled = int64(o.Nodes) * o.Size
 	}
 	if o.Mode == report.ModeShoal {
 		processes++
-		d.disk += o.Size
+		d.pulled += o.Size
 	}
-	d.disk += 2 * o.Size // the registry's, and what the clients compare with
+	d.disk = d.pulled + 2*o.Size // the registry's, and what the clients compare with
+	if o.Warm {
+		d.pulled = 0 // it is there when the clients begin
+	}
 	d.memory = processes * daemonMemory
 	return d
 }
@@ -148,11 +150,15 @@ func (d demand) check(have capacity) error {
 		errs = append(errs, fmt.Errorf("this machine is too slow for this rollout: it delivers %s/s to the nodes together, and needs %.1f cores for that (one is good for %s/s); %.1f are idle, and %.0f %% of them may be needed. Lower --nodes or the rates",
 			size(d.rate), d.cores, size(d.bytesPerCore), have.cores, share*100))
 	}
-	if have.memory > 0 && float64(d.memory) > spare*float64(have.memory) {
-		errs = append(errs, fmt.Errorf("this rollout needs %s of memory, and %s are free. Lower --nodes", size(float64(d.memory)), size(float64(have.memory))))
+	memory, what := d.memory, ". Lower --nodes"
+	if have.files.inMemory {
+		memory, what = memory+d.disk, fmt.Sprintf("; %s of it are for files, which are in memory in %s. Lower --nodes or --size, or name another --dir", size(float64(d.disk)), have.files.path)
 	}
-	if have.disk > 0 && float64(d.disk) > spare*float64(have.disk) {
-		errs = append(errs, fmt.Errorf("this rollout needs %s of disk, and %s are free. Lower --nodes or --size, or name another --dir", size(float64(d.disk)), size(float64(have.disk))))
+	if have.memory > 0 && float64(memory) > spare*float64(have.memory) {
+		errs = append(errs, fmt.Errorf("this rollout needs %s of memory, and %s are free%s", size(float64(memory)), size(float64(have.memory)), what))
+	}
+	if have.files.free > 0 && float64(d.disk) > spare*float64(have.files.free) {
+		errs = append(errs, fmt.Errorf("this rollout needs %s for its files, and %s are free in %s. Lower --nodes or --size, or name another --dir", size(float64(d.disk)), size(float64(have.files.free)), have.files.path))
 	}
 	return errors.Join(errs...)
 }

@@ -1,10 +1,14 @@
 package rollout
 
 import (
+	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/shoal-project/shoal/bench/report"
@@ -14,7 +18,7 @@ import (
 func TestDemand(t *testing.T) {
 	t.Parallel()
 	const gib = 1 << 30
-	enough := capacity{cores: 8, cost: 5e-9, memory: 16 * gib, disk: 100 * gib}
+	enough := capacity{cores: 8, cost: 5e-9, memory: 16 * gib, files: storage{path: "/data", free: 100 * gib}}
 	var said strings.Builder
 	for _, tc := range []struct {
 		name    string
@@ -23,13 +27,15 @@ func TestDemand(t *testing.T) {
 		ok      bool
 	}{
 		{"enough", func(*Options) {}, func(*capacity) {}, true},
-		{"unknown memory and disk", func(*Options) {}, func(c *capacity) { c.memory, c.disk = 0, 0 }, true},
+		{"unknown memory and disk", func(*Options) {}, func(c *capacity) { c.memory, c.files.free = 0, 0 }, true},
 		{"slow machine", func(*Options) {}, func(c *capacity) { c.cores = 0.5 }, false},
 		{"fast links", func(o *Options) { o.NodeRate, o.OriginRate = 100*100*mbit, 100*100*mbit }, func(*capacity) {}, false},
 		{"the origin is the limit", func(o *Options) { o.NodeRate = 100 * 100 * mbit }, func(*capacity) {}, true},
 		{"little memory", func(o *Options) { o.Nodes = 32 }, func(c *capacity) { c.memory = 2 * gib }, false},
-		{"little disk", func(o *Options) { o.Size = gib }, func(c *capacity) { c.disk = 10 * gib }, false},
-		{"clients keep nothing", func(o *Options) { o.Size, o.Mode = gib, report.ModeDirect }, func(c *capacity) { c.disk = 10 * gib }, true},
+		{"little disk", func(o *Options) { o.Size = gib }, func(c *capacity) { c.files.free = 10 * gib }, false},
+		{"clients keep nothing", func(o *Options) { o.Size, o.Mode = gib, report.ModeDirect }, func(c *capacity) { c.files.free = 10 * gib }, true},
+		{"files do not take the memory", func(o *Options) { o.Size = 2 * gib }, func(*capacity) {}, true},
+		{"files take the memory", func(o *Options) { o.Size = 2 * gib }, func(c *capacity) { c.files.inMemory, c.files.path = true, "/dev/shm" }, false},
 	} {
 		o, have := usual(), enough
 		tc.options(&o)
@@ -43,6 +49,24 @@ func TestDemand(t *testing.T) {
 		}
 	}
 	golden(t, "machine.golden", said.String())
+}
+
+// TestPulled: what is written while the clients pull is what they find nowhere.
+func TestPulled(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		mode               string
+		warm               bool
+		wantPulled, wantIn int64 // images
+	}{
+		{report.ModeShoal, false, 9, 11}, {report.ModeNoScheduler, false, 8, 10}, {report.ModeDirect, false, 0, 2}, {report.ModeShoal, true, 0, 11},
+	} {
+		o := usual()
+		o.Mode, o.Warm = tc.mode, tc.warm
+		if d := o.need(0); d.pulled != tc.wantPulled*o.Size || d.disk != tc.wantIn*o.Size {
+			t.Errorf("%s, warm %t: %d of %d bytes, want %d of %d images", tc.mode, tc.warm, d.pulled, d.disk, tc.wantPulled, tc.wantIn)
+		}
+	}
 }
 
 func TestProbe(t *testing.T) {
@@ -107,17 +131,26 @@ func TestFolders(t *testing.T) {
 	if err := os.Symlink(filepath.Join(dir, "data"), filepath.Join(dir, "shoal-bench-link")); err != nil {
 		t.Fatal(err)
 	}
-	swept, err := sweepFolders(dir)
-	if err != nil || len(swept) != 1 || swept[0] != left.path {
-		t.Errorf("swept %v, %v, want %s", swept, err, left.path)
+	elsewhere, err := newFolder(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := elsewhere.lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	swept, err := sweepFolders(dir, filepath.Join(dir, "nowhere"), filepath.Dir(elsewhere.path))
+	if want := []string{left.path, elsewhere.path}; err != nil || !slices.Equal(swept, want) {
+		t.Errorf("swept %v, %v, want %v", swept, err, want)
 	}
 	for _, name := range append(others, filepath.Base(live.path), "shoal-bench-link", "data/"+lockName) {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
 			t.Error(err)
 		}
 	}
-	if _, err := os.Stat(left.path); !os.IsNotExist(err) {
-		t.Errorf("%s is still there", left.path)
+	for _, path := range swept {
+		if _, err := os.Stat(path); !os.IsNotExist(err) {
+			t.Errorf("%s is still there", path)
+		}
 	}
 	if err := live.remove(); err != nil {
 		t.Error(err)
@@ -125,6 +158,36 @@ func TestFolders(t *testing.T) {
 	if _, err := newFolder(filepath.Join(dir, "nowhere")); err == nil || !strings.Contains(err.Error(), "--dir") {
 		t.Errorf("a folder in one that is not there: %v", err)
 	}
+}
+
+// TestFoldersAtOnce: a folder that is being made is not taken for one that was
+// left.
+func TestFoldersAtOnce(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	ctx, stop := context.WithCancel(t.Context())
+	var sweeping sync.WaitGroup
+	sweeping.Go(func() {
+		for ctx.Err() == nil {
+			if _, err := sweepFolders(dir); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	for range 500 {
+		f, err := newFolder(dir)
+		if err == nil {
+			_, err = os.Stat(filepath.Join(f.path, lockName))
+			err = errors.Join(err, f.remove())
+		}
+		if err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	stop()
+	sweeping.Wait()
 }
 
 func TestFindRegistry(t *testing.T) {

@@ -77,8 +77,8 @@ type Options struct {
 	// Registry is the program that is the origin; "" is the first of registry
 	// and docker-registry that is in PATH.
 	Registry string
-	// Dir is where a folder for the run is made; "" is the system's place for
-	// temporary files.
+	// Dir is where a folder for the run is made; "" is a place in memory if that
+	// is roomy, else the system's for temporary files.
 	Dir string
 	// Logs is a folder that gets a log of each process, at LogLevel; "" keeps
 	// none.
@@ -92,6 +92,8 @@ type Options struct {
 	Progress func(Progress)
 	// Log gets what the harness does. Nil is nowhere.
 	Log *slog.Logger
+
+	files storage // where the folder is made, once that is decided
 }
 
 // congestionName is what the kernel takes for a name: it is written into a file

@@ -188,5 +188,8 @@ func (o Options) params() report.Params {
 	if !o.InProcess {
 		p.Congestion = o.Congestion
 	}
+	if o.files.path != "" {
+		p.Files = o.files.String()
+	}
 	return p
 }

@@ -47,10 +47,11 @@ func Run(ctx context.Context, o Options) (*report.Result, error) {
 	if o.Congestion == System {
 		o.Congestion = systemCongestion()
 	}
-	if err := o.prepare(ctx); err != nil {
+	o, err := o.prepare(ctx)
+	if err != nil {
 		return nil, cause(ctx, err)
 	}
-	dir, err := newFolder(o.Dir)
+	dir, err := newFolder(o.files.path)
 	if err != nil {
 		return nil, err
 	}
@@ -72,6 +73,7 @@ func rollOut(ctx context.Context, o Options, dir string) (_ *report.Result, err 
 	if err != nil {
 		return nil, err
 	}
+	defer func() { err = errors.Join(err, img.close()) }() // after the clients, and what they pull from
 	if err := img.write(filepath.Join(dir, "image")); err != nil {
 		return nil, err
 	}
@@ -93,7 +95,7 @@ func rollOut(ctx context.Context, o Options, dir string) (_ *report.Result, err 
 		return nil, err
 	}
 	begun = time.Now()
-	if err := touchMemory(ctx, o.need(0).disk); err != nil {
+	if err := touchMemory(ctx, o.need(0).pulled); err != nil {
 		return nil, err
 	}
 	o.Log.Info("memory is at hand", "took", time.Since(begun))
