@@ -3,7 +3,8 @@
 // A Blob is where both halves of a pull meet: Put takes verified chunks in any
 // order, Readers hand out bytes and wait only for the chunk that they need.
 // Neither knows the other. A whole blob is served from its *os.File, so that
-// the kernel sends it.
+// the kernel sends it, and so are the chunks that are in of one that is arriving
+// (Reader.Await, Reader.File).
 //
 //	cache.go   the table of blobs: open, find, delete, close
 //	blob.go    a Blob: what is in, who waits
@@ -70,6 +71,10 @@
 // what a fill is for: one try, and who holds on to an old one fails. The last
 // chunk is kept from Readers until the digest was right, so no client ever
 // completes a wrong blob; it is not kept from peers, who check for themselves.
+// The file of a Reader has an offset of its own, as sendfile needs, and so it is
+// opened by its name, under which there may be the next fill's by then: it is
+// compared with the one that the fill has open. Once it is right it may be held
+// over waits, since each begins by asking whether the fill is still good.
 //
 // The sums file of a whole blob is not synced: if it is lost or torn, its own
 // checksum shows it, and the sums are made again from the bytes, which are

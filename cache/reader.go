@@ -33,6 +33,7 @@ type Reader struct {
 	mu      sync.Mutex
 	closed  bool
 	content *os.File // handed out by Content
+	file    *os.File // handed out by File
 }
 
 // NewReader returns a Reader at the start of the blob, with a reference of its
@@ -54,6 +55,74 @@ func (b *Blob) NewReader(ctx context.Context) *Reader {
 
 // Size returns the size of the blob in bytes.
 func (r *Reader) Size() int64 { return r.b.blob.Size }
+
+// Await waits, as Read does, until at least one byte can be read, and returns
+// how many are here from r's position on without a gap: those can be had from
+// File, too. It returns io.EOF at the end. All other errors are for Read to tell,
+// which may still have bytes: those of a damaged blob that was set aside, as
+// long as r is open.
+func (r *Reader) Await() (int64, error) {
+	if r.isClosed() {
+		return 0, errReaderClosed
+	}
+	if r.off >= r.Size() {
+		return 0, io.EOF
+	}
+	select {
+	case <-r.b.cache.closing:
+		return 0, fmt.Errorf("read blob %s: %w", r.b.blob.Digest, ErrClosed)
+	default:
+	}
+	from, to, data, err := r.b.extent(r.ctx, r.quit, r.f, r.fails, r.off)
+	if err != nil {
+		return 0, err
+	}
+	r.from, r.to, r.data = from, to, data
+	return to - r.off, nil
+}
+
+// File returns a file that is at r's position and has the bytes there of which
+// Await has just said that they are here, for the kernel to send (sendfile). All
+// others in it mean nothing, and what is taken from it moves r only by Seek. If
+// it gives less than it should, Read says why. It is the same file each time, and
+// r's: Close closes it.
+//
+// It fails if the blob was deleted, or if something else is under its name by
+// now. Read still works then.
+func (r *Reader) File() (*os.File, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, errReaderClosed
+	}
+	if r.file == nil {
+		f, err := r.b.File()
+		if err != nil {
+			return nil, err
+		}
+		if !r.same(f) {
+			f.Close()
+			return nil, fmt.Errorf("open blob %s: another file is in its place: %w", r.b.blob.Digest, fs.ErrNotExist)
+		}
+		r.file = f
+	}
+	_, err := r.file.Seek(r.off, io.SeekStart)
+	return r.file, err
+}
+
+// same reports whether f is the file of r's own try. Between the look at a name
+// and the opening of it the blob can have been dropped, and another try begun.
+func (r *Reader) same(f *os.File) bool {
+	r.b.mu.Lock()
+	data := r.f.data
+	r.b.mu.Unlock()
+	own, err := data.Stat() // fails if the try is over: then it is closed
+	if err != nil {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && os.SameFile(own, info)
+}
 
 // Read waits until at least one byte can be read. It returns io.EOF only after
 // all of a blob whose digest was right. An error that is not io.EOF is of the
@@ -158,8 +227,8 @@ func (r *Reader) Content() io.ReadSeeker {
 	return f
 }
 
-// Close ends a Read that waits, closes the file of Content and gives back the
-// reference. Further calls do nothing.
+// Close ends a Read that waits, closes the files of Content and File and gives
+// back the reference. Further calls do nothing.
 func (r *Reader) Close() error {
 	r.mu.Lock()
 	if r.closed {
@@ -167,14 +236,17 @@ func (r *Reader) Close() error {
 		return nil
 	}
 	r.closed = true
-	content := r.content
+	files := [...]*os.File{r.content, r.file}
 	close(r.quit)
 	r.mu.Unlock()
 	r.b.Release()
-	if content != nil {
-		return content.Close()
+	var errs error
+	for _, f := range files {
+		if f != nil {
+			errs = errors.Join(errs, f.Close())
+		}
 	}
-	return nil
+	return errs
 }
 
 func (r *Reader) isClosed() bool {

@@ -60,6 +60,32 @@ func TestSendfile(t *testing.T) {
 	}
 }
 
+// Nor does it read a file that it sends piece by piece, as one that is still
+// arriving, after a beginning that it has written.
+func TestSendfileInPieces(t *testing.T) {
+	t.Parallel()
+	const piece, pieces = 256 << 10, 8
+	f := zeros(t, pieces*piece)
+	var reads atomic.Int64
+	d := open(t, Config{}, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", strconv.Itoa(5+pieces*piece))
+		fmt.Fprint(w, "begin")
+		must(t, http.NewResponseController(w).Flush())
+		for range pieces {
+			n, err := io.Copy(w, &io.LimitedReader{R: counted{f, &reads}, N: piece})
+			if n != piece || err != nil {
+				t.Errorf("%d bytes and %v", n, err)
+			}
+		}
+	})
+	if _, body := get(t, browser(t), "http://"+d.Addr()); len(body) != 5+pieces*piece {
+		t.Errorf("%d bytes", len(body))
+	}
+	if n := reads.Load(); n > 0 {
+		t.Errorf("the program read the file %d times: sendfile was lost", n)
+	}
+}
+
 // A file that becomes shorter while it is sent does not hang, nor send more.
 func TestShrunkFile(t *testing.T) {
 	t.Parallel()

@@ -80,7 +80,7 @@ type options struct {
 	answer, firstByte time.Duration
 }
 
-func newBed(t *testing.T, o options) *bed {
+func newBed(t testing.TB, o options) *bed {
 	t.Helper()
 	b := &bed{reg: registry.New(o.registry), metrics: prometheus.NewRegistry(), log: new(logBuffer)}
 	t.Cleanup(b.reg.Close)
@@ -109,7 +109,7 @@ func newBed(t *testing.T, o options) *bed {
 }
 
 // build makes everything behind the mirror's listener.
-func (b *bed) build(t *testing.T, o options) {
+func (b *bed) build(t testing.TB, o options) {
 	t.Helper()
 	client, err := origin.New(origin.Config{
 		Upstreams: map[string]origin.Upstream{
@@ -186,7 +186,7 @@ func (b *bed) readSmall(ctx context.Context, from proto.Origin, blob proto.Blob)
 }
 
 // resolver returns a resolver of tags that asks the origin again each time.
-func (b *bed) resolver(t *testing.T) *tags.Resolver {
+func (b *bed) resolver(t testing.TB) *tags.Resolver {
 	t.Helper()
 	r := tags.New(tags.Config{
 		Origin: b.origin, Index: b.cache.Index(),
@@ -224,7 +224,7 @@ func (b *bed) setFront(front func(w http.ResponseWriter, r *http.Request) bool) 
 	b.front = front
 }
 
-func (b *bed) push(t *testing.T, repository, tag string, layers ...int64) registry.Image {
+func (b *bed) push(t testing.TB, repository, tag string, layers ...int64) registry.Image {
 	t.Helper()
 	as := b.regURL
 	if b.user != "" {
@@ -239,7 +239,7 @@ func (b *bed) push(t *testing.T, repository, tag string, layers ...int64) regist
 }
 
 // content returns a blob as the registry has it, without the mirror.
-func (b *bed) content(t *testing.T, repository string, d proto.Digest) []byte {
+func (b *bed) content(t testing.TB, repository string, d proto.Digest) []byte {
 	t.Helper()
 	resp, err := b.client.Get(b.regURL + "/v2/" + repository + "/blobs/" + d.String())
 	if err != nil {
@@ -263,7 +263,7 @@ type answer struct {
 }
 
 // ask sends a request to the mirror. Headers are "Name: value".
-func (b *bed) ask(t *testing.T, method, path string, headers ...string) answer {
+func (b *bed) ask(t testing.TB, method, path string, headers ...string) answer {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, "http://"+b.addr+path, nil)
 	if err != nil {
@@ -283,14 +283,14 @@ func (b *bed) ask(t *testing.T, method, path string, headers ...string) answer {
 	return answer{resp.StatusCode, resp.Header, body, err}
 }
 
-func (b *bed) get(t *testing.T, path string, headers ...string) answer {
+func (b *bed) get(t testing.TB, path string, headers ...string) answer {
 	t.Helper()
 	return b.ask(t, http.MethodGet, path, headers...)
 }
 
 // want fails the test unless a is an error in OCI form with this status and
 // code. It returns the message.
-func (a answer) want(t *testing.T, status int, code string) string {
+func (a answer) want(t testing.TB, status int, code string) string {
 	t.Helper()
 	var body errorBody
 	if err := json.Unmarshal(a.body, &body); err != nil || len(body.Errors) != 1 {

@@ -15,10 +15,10 @@
 //
 // One request reads from top to bottom in serve.go: parse, Gate.Admit,
 // Puller.Open, http.ServeContent. ServeContent does ranges, conditions and
-// HEAD; the reader that it is given waits for chunks that are still arriving;
-// a blob that is whole is given as its file, so that the kernel's sendfile does
-// the work. A blob for which there is no room here is passed on to its client
-// (through.go).
+// HEAD; a blob that is whole is given as its file, so that the kernel's sendfile
+// does the work. The reader of one that is still arriving waits for chunks, and
+// what is here of it goes from the file as well (response.go). A blob for which
+// there is no room here is passed on to its client (through.go).
 //
 // The proxy has the same handler for each upstream that it intercepts
 // (Proxied, proxied.go): there the URL names none.
@@ -66,6 +66,20 @@
 // Over HTTP/2 it has to be done here: a client can stop one stream and not the
 // connection, and a deadline ends a stream even while nobody writes, so that it
 // is taken back after each write.
+//
+// A blob that is still arriving is sent with sendfile too, a quantum at a time:
+// copying them was 7 % of all CPU time in a rollout. Measured over loopback
+// through a door, the server's side (BenchmarkArriving, eight runs in turn on two
+// busy cores): 0.50 CPU-s/GiB (0.38 to 0.57) where copies of 32 KiB took 0.61
+// (0.46 to 0.73). The wait for a chunk
+// and what it says of the rest is the Reader's, so the last chunk is held back as
+// it is from reads, and a blob that is found wrong ends the answer. Only the 32
+// KiB that are read before the headers are copied. What the kernel can't send is
+// read and then written, 256 KiB at a time: over TLS, HTTP/2 and unix sockets,
+// several ranges, what is passed on, and a blob whose file has no name any more.
+// So is what the file does not give: the read knows why. Each of these writes is
+// flushed, or the end of a chunk would wait in net/http for the next one. Who
+// waits for a chunk of one range has no buffer meanwhile.
 //
 // The statuses, all in one function, status:
 //

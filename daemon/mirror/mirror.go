@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -91,6 +92,7 @@ type Handler struct {
 
 	draining atomic.Bool
 	foreign  foreign
+	buffers  sync.Pool // of *[copySize]byte
 }
 
 // New returns a Handler. It panics if Registry has a mirror's metrics already.
@@ -190,7 +192,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // visit answers the request of v, or has it answered.
 func (h *Handler) visit(w http.ResponseWriter, r *http.Request, v *visit) {
 	v.request, v.start = request{kind: kindOther}, time.Now()
-	out := &response{ResponseWriter: w}
+	out := &response{ResponseWriter: w, buffers: &h.buffers}
 	if r.ContentLength != 0 {
 		_ = http.NewResponseController(w).SetReadDeadline(v.start.Add(bodyWithin)) // not supported: no connection to protect
 	}

@@ -5,9 +5,11 @@ import (
 	"io"
 	"io/fs"
 	"math"
+	"net"
 	"net/http"
 	"os"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -35,6 +37,10 @@ type response struct {
 	live bool
 	// patience is how long a client may take for a quantum, if not the default.
 	patience time.Duration
+	// buffers are for what has to be copied. Nil: they are made as needed.
+	buffers *sync.Pool // of *[copySize]byte
+	// bare says that the kernel can send a file to the client as it is.
+	bare bool
 
 	copying error // with which the copying of a body ended
 	status  int   // that was sent, or 0
@@ -157,34 +163,20 @@ func (w *response) copyFile(src io.Reader) (sent int64, err error) {
 // for a whole one.
 const holdSize = 32 << 10
 
-// copyHeld copies src to the body and holds back what w.held says.
+// copySize is how much is copied at once of what can't be sent from its file.
+const copySize = 256 << 10
+
+// copyHeld copies src to the body, as it comes, and holds back what w.held says.
 func (w *response) copyHeld(src io.Reader) (sent int64, err error) {
 	total, _ := strconv.ParseInt(w.Header().Get("Content-Length"), 10, 64) // ServeContent's own
 	from := total - holdSize - w.bytes                                     // where in src the end begins
 	var end []byte
-	buf := make([]byte, aheadSize)
-	parts := several(w)
 	for err == nil {
-		var n, m int
-		n, err = src.Read(buf)
-		p := buf[:n]
-		if w.held.Load() != nil {
-			now := min(max(from-sent, 0), int64(n))
-			p, end = p[:now], append(end, p[now:]...)
+		var n int64
+		if n, err = w.sendHere(src); n == 0 && err == nil {
+			n, end, err = w.copySome(src, max(from-sent, 0), end)
 		}
-		if len(p) == 0 {
-			continue
-		}
-		m, werr := w.push(p)
-		sent += int64(m)
-		if werr != nil {
-			return sent, werr
-		}
-		if parts { // net/http would hold a short part back until the next one is there
-			w.hurry()
-			_ = http.NewResponseController(w.ResponseWriter).Flush()
-			w.rest()
-		}
+		sent += n
 	}
 	if err != io.EOF {
 		return sent, err
@@ -199,6 +191,82 @@ func (w *response) copyHeld(src io.Reader) (sent int64, err error) {
 	return sent + int64(n), err
 }
 
+// sendHere waits until some of src is here and has the kernel send it from the
+// file that it is in: as much as is here, but a quantum at most. It sends nothing
+// and returns 0 if src has to be read instead: because it is in no file, for the
+// client's sake, or because the file does not give it, and a read tells why.
+func (w *response) sendHere(src io.Reader) (int64, error) {
+	limited, ok := src.(*io.LimitedReader)
+	if !ok || limited.N <= 0 {
+		return 0, nil
+	}
+	content, ok := limited.R.(*stream)
+	if !ok {
+		return 0, nil
+	}
+	here := content.here() // in any case: who waits in a read has a buffer
+	if here == 0 || !w.bare {
+		return 0, nil
+	}
+	f := content.file()
+	if f == nil {
+		return 0, nil
+	}
+	w.hurry()
+	n, err := io.Copy(w.ResponseWriter, &io.LimitedReader{R: f, N: min(quantum, here, limited.N)})
+	w.rest()
+	limited.N -= n
+	content.skip(n)
+	if !gone(err) {
+		err = nil // if it was not the file's, the next write has it too
+	}
+	return n, err
+}
+
+// copySome reads from src once and writes it to the body, all but what comes
+// after so many bytes of it if the end is held back: that it adds to end.
+func (w *response) copySome(src io.Reader, before int64, end []byte) (int64, []byte, error) {
+	buf := w.buffer()
+	defer w.done(buf)
+	n, err := src.Read(buf[:])
+	p := buf[:n]
+	if w.held.Load() != nil {
+		now := min(before, int64(n))
+		p, end = p[:now], append(end, p[now:]...)
+	}
+	if len(p) == 0 {
+		return 0, end, err
+	}
+	m, werr := w.push(p)
+	if werr != nil {
+		return int64(m), end, werr
+	}
+	w.flush()
+	return int64(m), end, err
+}
+
+// flush sends what net/http would hold back until there is more.
+func (w *response) flush() {
+	w.hurry()
+	defer w.rest()
+	_ = http.NewResponseController(w.ResponseWriter).Flush() // the next write fails as well
+}
+
+func (w *response) buffer() *[copySize]byte {
+	if w.buffers != nil {
+		if buf, ok := w.buffers.Get().(*[copySize]byte); ok {
+			return buf
+		}
+	}
+	return new([copySize]byte)
+}
+
+func (w *response) done(buf *[copySize]byte) {
+	if w.buffers != nil {
+		w.buffers.Put(buf)
+	}
+}
+
 // short reports whether a body ended before its time because what it was read
 // from did, and not because the client or the network did.
 func (w *response) short() bool {
@@ -208,7 +276,12 @@ func (w *response) short() bool {
 // lose notes that the client has gone, or has stopped to read, if that is what
 // err says. The context of the request ends somewhat later than the write fails.
 func (w *response) lose(err error) {
-	w.lost = w.lost || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, os.ErrDeadlineExceeded)
+	w.lost = w.lost || gone(err)
+}
+
+// gone reports whether a write failed with err for the client's sake.
+func gone(err error) bool {
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 func (w *response) begin() error {
@@ -227,12 +300,20 @@ func (w *response) begin() error {
 
 // serve serves content and returns why nothing was sent, if so.
 func (w *response) serve(r *http.Request, content io.ReadSeeker) error {
-	w.serving = true
+	w.serving, w.bare = true, bare(w.ResponseWriter, r)
 	http.ServeContent(w, r, "", time.Time{}, content)
 	w.serving, w.ready, w.first = false, nil, nil
 	err := w.refused
 	w.refused = nil
 	return err
+}
+
+// bare reports whether the kernel can send a file to the client of r: there is
+// nothing between it and the TCP connection, neither TLS nor HTTP/2.
+func bare(w http.ResponseWriter, r *http.Request) bool {
+	_, takes := w.(io.ReaderFrom)
+	_, tcp := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	return takes && tcp && r.TLS == nil
 }
 
 // Unwrap lets http.ResponseController reach the connection.

@@ -100,11 +100,52 @@ func (s *stream) Read(p []byte) (n int, err error) {
 		n, s.err = s.read(p)
 		err = s.err
 	}
+	s.given(int64(n))
+	return n, err
+}
+
+// given notes that who reads from s has n bytes more. s.mu is held.
+func (s *stream) given(n int64) {
 	if n > 0 && s.first != nil {
 		s.first()
 		s.first = nil
 	}
-	return n, err
+}
+
+// here waits for the next bytes, as Read does, and returns how many of them are
+// in the cache. None: Read has them, or knows what is wrong.
+func (s *stream) here() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.buf) > 0 || s.err != nil || s.passing != nil || s.content == nil {
+		return 0
+	}
+	n, err := s.content.Await()
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// file returns the file in which the bytes are that here has found, set to the
+// first of them. It is nil if only Read can give them.
+func (s *stream) file() *os.File {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f, err := s.content.File()
+	if err != nil {
+		return nil
+	}
+	return f
+}
+
+// skip goes over n bytes that were taken from the file.
+func (s *stream) skip(n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.off += n
+	_, s.err = s.content.Seek(s.off, io.SeekStart)
+	s.given(n)
 }
 
 // Seek is part of io.Seeker.
