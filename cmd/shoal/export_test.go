@@ -246,16 +246,31 @@ func TestExportThroughCuts(t *testing.T) {
 	if n := tap.count(app.Layers[0].Digest.String()); n != 3 {
 		t.Errorf("the layer was asked for %d times", n)
 	}
-	// And wrong bytes are not taken.
+	// And wrong bytes are not taken: nothing of them stays.
 	dir = t.TempDir()
 	tap.set(0, app.Layers[0].Digest.String())
 	_, err = exports(t, tap.addr, dir, "", fleet.Upstream+"/team/app:v1")
 	if err == nil || !strings.Contains(err.Error(), "not what its digest says") {
 		t.Errorf("wrong bytes: %v", err)
 	}
-	checkFiles(t, dir)
 	if got := layoutNames(t, dir); len(got) != 0 {
 		t.Errorf("the layout has %q", got)
+	}
+	file := layout{dir}.blob(app.Layers[0].Digest)
+	half := filepath.Join(filepath.Dir(file), ".partial-"+app.Layers[0].Digest.Hex())
+	for _, name := range []string{file, half} {
+		if _, err := os.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is there after wrong bytes: %v", name, err)
+		}
+	}
+	// The config may have been on its way just then, and what had come of it is
+	// kept: the next export goes on with it.
+	tap.set(0, "")
+	if _, err := exports(t, tap.addr, dir, "", fleet.Upstream+"/team/app:v1"); err != nil {
+		t.Fatal(err)
+	}
+	if n := checkFiles(t, dir); n != 3 {
+		t.Errorf("the layout has %d blobs", n)
 	}
 }
 
