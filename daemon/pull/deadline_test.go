@@ -50,3 +50,26 @@ func TestDeadlineWithoutPauses(t *testing.T) {
 		})
 	}
 }
+
+// Nor does the time count for which this process had no CPU.
+func TestDeadlineOfAStarvedProcess(t *testing.T) {
+	t.Parallel()
+	const s = time.Second
+	start := time.Now()
+	d := deadline{within: 2 * s, at: start.Add(2 * s)}
+	for i, step := range []struct {
+		at   time.Duration // when the timer rings
+		half bool
+		want time.Duration
+	}{
+		{3500 * time.Millisecond, false, 1500 * time.Millisecond}, // due at 2 s
+		{65 * s, true, 2 * s},                 // due at 5 s; never more than the lease's time
+		{67*s + starved - 1, true, 2 * s},     // as good as in time: for the half
+		{69*s + starved - 1, true, 0},         // once
+		{69*s + 2*starved, true, starved + 1}, // had it rung later
+	} {
+		if got := d.passed(start.Add(step.at), 0, step.half); got != step.want {
+			t.Errorf("step %d: %s more, want %s", i, got, step.want)
+		}
+	}
+}

@@ -69,32 +69,57 @@ func (r *pull) fetch(ctx context.Context, f *flight, l *proto.Lease) error {
 	return errors.Join(failed...)
 }
 
-// watchDeadline ends a flight at its lease's deadline, unless half of the run
-// has come by then, which gets the same time once more. Waits for this node's
-// own limit do not count.
+// watchDeadline ends a flight at its lease's deadline. The source gets more time
+// as deadline.passed says.
 func (r *pull) watchDeadline(f *flight, l *proto.Lease, a *assembler) (stop func()) {
 	if l.Within <= 0 {
 		return func() {}
 	}
-	var extended atomic.Bool
-	var paused time.Duration
+	d := deadline{within: l.Within, at: time.Now().Add(l.Within)}
 	var t *time.Timer
 	ready := make(chan struct{}) // t is set
 	t = time.AfterFunc(l.Within, func() {
 		<-ready
-		if more := a.pauses.sum() - paused; more > 0 {
-			paused += more
+		if more := d.passed(time.Now(), a.pauses.sum(), 2*a.received.Load() >= f.run.Size()); more > 0 {
 			t.Reset(more)
-			return
-		}
-		if 2*a.received.Load() >= f.run.Size() && extended.CompareAndSwap(false, true) {
-			t.Reset(l.Within)
 			return
 		}
 		f.cancel(errStalled)
 	})
 	close(ready)
 	return func() { t.Stop() }
+}
+
+// starved is how late a timer rings in a process that has to wait for a CPU. One
+// that has one is late by a millisecond.
+const starved = 100 * time.Millisecond
+
+// deadline is when a flight is to be over.
+type deadline struct {
+	within   time.Duration // of the lease
+	at       time.Time
+	paused   time.Duration // what has been given for pauses
+	extended bool          // the time for half has been given
+}
+
+// passed returns how much more time a flight gets at its deadline: 0 for none.
+// Waits for this node's own limit do not count, nor does the time for which this
+// process had no CPU, since what the source has sent is in the socket then. One
+// of which half has come gets the same time once more.
+func (d *deadline) passed(now time.Time, paused time.Duration, half bool) (more time.Duration) {
+	late := now.Sub(d.at)
+	switch {
+	case paused > d.paused:
+		more = paused - d.paused
+		d.paused = paused
+	case late >= starved:
+		more = min(late, d.within)
+	case half && !d.extended:
+		d.extended = true
+		more = d.within
+	}
+	d.at = now.Add(more)
+	return more
 }
 
 // assembler cuts what a source writes into chunks and puts them into the
