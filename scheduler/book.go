@@ -37,6 +37,7 @@ type Book struct {
 	dues    dues
 	zones   map[string]int // numbers of the zones that were seen
 	wanted  proto.Set      // room for candidates
+	again   []*part        // room for offerOnce
 	// What an event has touched and pass looks at: nodes that may have room
 	// for leases, sources that may have a free slot or something new, swarms of
 	// which something may be had from the origin only.
@@ -45,6 +46,8 @@ type Book struct {
 	toOrigin []*swarm
 	letters  []Letter
 	counts   Counts
+	// saved is how many bytes second leases may cost; see save.
+	saved float64
 }
 
 // A Letter is a message for the node with the ID To.

@@ -248,7 +248,7 @@ func TestReadersDoNotOccupyTheSeed(t *testing.T) {
 // and at its source, and counts once only.
 func TestNear(t *testing.T) {
 	blob := proto.Blob{Digest: proto.DigestOf([]byte("b")), Size: 8 * proto.MinChunk}
-	b := NewBook(Tuning{}, 1, epoch.Add(-time.Minute))
+	b := NewBook(Tuning{Window: 2, Slots: 2}, 1, epoch.Add(-time.Minute))
 	var sums []proto.Sum
 	for c := range blob.Chunks() {
 		sums = append(sums, proto.Sum{1, byte(c)})

@@ -109,7 +109,7 @@ func TestTakerOfASlowSource(t *testing.T) {
 // if nobody has a free slot.
 func TestLateInABusyFleet(t *testing.T) {
 	blob := proto.Blob{Digest: proto.DigestOf([]byte("b")), Size: 64 * proto.MinChunk}
-	b := NewBook(Tuning{}, 1, epoch.Add(-time.Minute))
+	b := NewBook(Tuning{Window: 2, Slots: 2}, 1, epoch.Add(-time.Minute))
 	var sums []proto.Sum
 	for c := range blob.Chunks() {
 		sums = append(sums, proto.Sum{1, byte(c)})
@@ -118,9 +118,9 @@ func TestLateInABusyFleet(t *testing.T) {
 		b.Connect(epoch, proto.Member{ID: id})
 		b.Handle(epoch, id, &proto.Hold{Blobs: []proto.Blob{blob}})
 	}
-	for _, id := range []string{"n", "other"} { // two leases each: all slots of a and b
+	for id, await := range map[string]int{"n": 7, "other": -1} { // two leases each: all slots of a and b
 		b.Connect(epoch, proto.Member{ID: id})
-		b.Handle(epoch, id, &proto.Join{Blob: blob, Await: 7})
+		b.Handle(epoch, id, &proto.Join{Blob: blob, Await: await})
 	}
 	b.Handle(epoch, "a", &proto.Sums{Digest: blob.Digest, Sums: sums})
 	leases := func() (of []*proto.Lease) {
@@ -140,4 +140,58 @@ func TestLateInABusyFleet(t *testing.T) {
 		t.Errorf("after it was late: %+v, want one lease on the other holder", second)
 	}
 	audit(t, b)
+}
+
+// TestSecondSourcesArePaidFor: where everything is late, second sources are tried
+// for no more than a small part of what is leased.
+func TestSecondSourcesArePaidFor(t *testing.T) {
+	blob := proto.Blob{Digest: proto.DigestOf([]byte("b")), Size: 2048 * proto.MinChunk}
+	b := NewBook(Tuning{}, 1, epoch.Add(-time.Minute))
+	var sums []proto.Sum
+	for c := range blob.Chunks() {
+		sums = append(sums, proto.Sum{1, byte(c), byte(c >> 8)})
+	}
+	for _, id := range []string{"a", "b", "c"} {
+		b.Connect(epoch, proto.Member{ID: id})
+		b.Handle(epoch, id, &proto.Hold{Blobs: []proto.Blob{blob}})
+	}
+	b.Connect(epoch, proto.Member{ID: "n"})
+	b.Handle(epoch, "n", &proto.Join{Blob: blob, Await: 0})
+	b.Handle(epoch, "a", &proto.Sums{Digest: blob.Digest, Sums: sums})
+	type flight struct {
+		l     *proto.Lease
+		since time.Time
+	}
+	var flights []flight
+	have := proto.NewSet(blob.Chunks())
+	for now := epoch; have.Count() < blob.Chunks(); now = now.Add(100 * time.Millisecond) {
+		b.Tick(now)
+		for _, letter := range b.Letters() {
+			switch m := letter.Message.(type) {
+			case *proto.Lease:
+				flights = append(flights, flight{m, now})
+			case *proto.Revoke:
+				flights = slices.DeleteFunc(flights, func(f flight) bool { return f.l.ID == m.Lease })
+			}
+		}
+		// All take longer than what makes a chunk late.
+		over := slices.IndexFunc(flights, func(f flight) bool { return now.Sub(f.since) > DefaultTuning().LateAfter+200*time.Millisecond })
+		if over < 0 {
+			continue
+		}
+		l := flights[over].l
+		flights = slices.Delete(flights, over, over+1)
+		for c := l.First; c < l.First+l.Count; c++ {
+			have.Add(c)
+			b.Handle(now, "n", &proto.Done{Digest: blob.Digest, Lease: l.ID, Index: c, Sum: sums[c], Took: time.Millisecond})
+		}
+		b.Handle(now, "n", &proto.Await{Digest: blob.Digest, Index: max(have.NextMissing(0, blob.Chunks()), 0)})
+		if now.After(epoch.Add(time.Hour)) {
+			t.Fatal("it does not end")
+		}
+	}
+	doubled := int(b.Counts().Doubled)
+	if doubled == 0 || doubled > 1+blob.Chunks()/100 {
+		t.Errorf("%d of %d chunks from a second source, want some and 1 %% at most", doubled, blob.Chunks())
+	}
 }

@@ -296,7 +296,21 @@ func (b *Book) eta(p *part, src *node) float64 {
 	if src.strikes > 0 {
 		eta *= 4 // it has just failed somebody: anybody else first
 	}
+	if p.isSentBy(src) {
+		eta *= 1.1 // another would need no second connection
+	}
 	return eta * (1 + 0.01*b.rng.Float64())
+}
+
+// isSentBy reports whether src is sending p something, be it the end of a lease
+// that counts for nobody any more.
+func (p *part) isSentBy(src *node) bool {
+	for _, l := range p.leases {
+		if l.source == src {
+			return true
+		}
+	}
+	return false
 }
 
 // offer lets hungry nodes that could use src choose, until its slots are full
@@ -314,8 +328,17 @@ func (b *Book) offerOnce(now time.Time, src *node) bool {
 			continue
 		}
 		start := b.rng.IntN(n)
+		again := b.again[:0] // these would need a second connection, and go last
 		for i := range n {
-			q := s.hungry[(start+i)%n]
+			switch q := s.hungry[(start+i)%n]; {
+			case q.isSentBy(src):
+				again = append(again, q)
+			case b.useful(q, sp) && b.feedOnce(now, q.node, src):
+				return true
+			}
+		}
+		b.again = again
+		for _, q := range again {
 			if b.useful(q, sp) && b.feedOnce(now, q.node, src) {
 				return true
 			}
@@ -392,6 +415,7 @@ func (b *Book) grant(now time.Time, p *part, src *node, c int) {
 		sums = append(sums, s.sums[c:c+count]...)
 	}
 	b.counts.PeerLeases++
+	b.save(int64(count) * s.blob.ChunkSize())
 	b.send(now, l, max(within, t.MinWithin), sums)
 	l.late = now.Add(b.lateAfter(l))
 }
