@@ -21,13 +21,25 @@ func (b *Book) Next() time.Time {
 }
 
 // Tick does what is due at now: leases that have expired, seeds that did not
-// come, suspects that get another chance.
+// come, suspects that get another chance. A Tick that comes later than Next by
+// Tuning.MinWithin or more lets no lease expire that was due by then, and gives
+// it the same time again.
 func (b *Book) Tick(now time.Time) {
+	b.now = now
 	for len(b.alarms) > 0 && !b.alarms[0].at.After(now) {
 		b.ring(now, heap.Pop(&b.alarms).(*alarm))
 	}
 	for len(b.dues) > 0 && !b.dues[0].due.After(now) {
-		b.expire(now, b.dues[0])
+		l := b.dues[0]
+		if now.Sub(l.due) >= b.tuning.MinWithin {
+			// It is this process that has been away, and what the nodes have said
+			// meanwhile is still to be read. All leases would expire together and
+			// every source be a suspect, so that the nodes went to the origin for
+			// what they have.
+			b.dues.renew(l, now)
+			continue
+		}
+		b.expire(now, l)
 	}
 	b.pass(now)
 }

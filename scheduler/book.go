@@ -19,6 +19,7 @@ import (
 type Book struct {
 	tuning Tuning
 	rng    *rand.Rand
+	now    time.Time // of the event that is dealt with
 
 	nodes  map[string]*node
 	seeds  []*node // those that are schedulers, in the order of their coming
@@ -71,6 +72,8 @@ type node struct {
 	// out counts the leases in flight to the node, outOrigin those of them that
 	// are on the origin; used counts the leases of which it is the source.
 	out, outOrigin, used int
+	// up and down are the two ways of its link.
+	up, down line
 	// slots is how many uploads it serves at a time.
 	slots int
 	// rate is what it gives over all its slots, in bytes per second; 0 while
@@ -167,6 +170,7 @@ func (b *Book) Connect(now time.Time, m proto.Member) {
 // leases end; those of which it is the source run on until their nodes report
 // or they expire, since the data plane may be alive.
 func (b *Book) Disconnect(now time.Time, id string) {
+	b.now = now
 	n := b.nodes[id]
 	if n == nil {
 		return
@@ -202,6 +206,7 @@ func (b *Book) Unsettle(now time.Time) {
 // connected; messages of others are ignored, as are those of a kind that
 // nodes do not send.
 func (b *Book) Handle(now time.Time, from string, m proto.Message) {
+	b.now = now
 	n := b.nodes[from]
 	if n == nil {
 		return

@@ -70,8 +70,10 @@
 //     round trip), and 1.21 now. A wider window fills the gap as well and makes
 //     everything arrive later: without a scheduler process, 8 nodes took 1.29 with
 //     two leases each, 1.44 with three and 1.63 with four. (With cubic in place of
-//     BBR two and three are nearly the same there, 1.22 and 1.22; but 2,000 nodes
-//     at 10 Gbit/s take 1.13 with two and 1.69 with three, simulated.)
+//     BBR two and three are nearly the same there, 1.22 and 1.22.) What three need
+//     is that no source serves fewer, neither a seed nor the origin: a flow gets a
+//     third of its receiver's link only (simulated, 64 nodes: 1.40 with two slots,
+//     1.45 with two leases on the origin without a seed, 1.18 with three of either).
 //   - No preference for sources that a node has a connection to. It saves
 //     handshakes, and turned the fleet into a chain: one node got all that the
 //     seed sent, and everybody else what that one had (2.1 to 2.7 × the bound).
@@ -80,6 +82,12 @@
 //     by the median of its last five, each way: two chunks of a slow source were
 //     enough to make a fast node's average slow, and that one was served last (one
 //     of nine, a second after the others, in two runs of five).
+//   - What a link carries is judged by what a lease got times the number of leases
+//     that shared it meanwhile, on average, those near their end included. With the
+//     lesser of how many there were at its start and at its end, one of 200 nodes
+//     whose links are all equal was taken for slow if they had three slots, for all
+//     of the 10 s until it is tried again, and ended at 1.69 × the bound; all others
+//     at 1.20.
 //   - A seed sends a chunk again that a reader has waited for and of which there is
 //     one copy, if it does not arrive: at the start nobody knows who is slow, and
 //     the first copy of a chunk that all readers wait for may go there. Clients

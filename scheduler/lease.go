@@ -14,8 +14,8 @@ type lease struct {
 	source       *node // nil for the origin
 	origin       bool
 	first, count int
-	left         int // chunks that are not there
-	sharing      int // leases that its source had when it began
+	left         int     // chunks that are not there
+	up, down     float64 // what its two lines said when it began
 	bytes        int64
 	took         time.Duration // for the bytes that are there
 	// due is when it expires, at is its place among the dues. late is when it
@@ -71,6 +71,10 @@ func (b *Book) endLease(l *lease) {
 	p := l.part
 	n := p.node
 	delete(b.leases, l.id)
+	n.down.count(b.now, -1)
+	if l.source != nil {
+		l.source.up.count(b.now, -1)
+	}
 	b.dues.remove(l)
 	p.leases = remove(p.leases, l)
 	b.land(p, l)

@@ -40,9 +40,9 @@ func (b *Book) measure(now time.Time, l *lease, size int64, took time.Duration) 
 	}
 	src, n := l.source, l.part.node
 	src.strikes, src.stalls = 0, 0
-	// The others had their share of either link, those that were there from the
-	// lease's start to its end at least.
-	given, taken := rate*float64(max(min(src.used, l.sharing), 1)), rate*float64(max(n.out, 1))
+	// The others had their share of either link.
+	elapsed := now.Sub(l.granted).Seconds()
+	given, taken := rate*src.up.shared(now, l.up, elapsed), rate*n.down.shared(now, l.down, elapsed)
 	b.typical = b.rates.add(given)
 	if b.tooSlow(given) {
 		// It is the fault of the one that is not known to be faster with others;
@@ -94,6 +94,45 @@ func (b *Book) judge(now time.Time, n *node) {
 
 // tooSlow reports whether a rate is far under the typical one.
 func (b *Book) tooSlow(rate float64) bool { return rate < b.typical/slowRatio }
+
+// A line is one way of a node's link, and tells among how many leases it was
+// shared while one of them ran. How many there are at its start and at its end
+// does not say that: they come and go, and those that are near their end count in
+// neither out nor used, but still take their share. With three slots a source that
+// served four or five at the end of a lease was taken for one that served one, so
+// for one far slower than the others, and then gave and took nearly nothing for
+// SlowFor.
+type line struct {
+	leases int
+	// alone is how many seconds with the line for itself one lease would have had
+	// as much of it as it had up to since, if it had always been there.
+	alone float64
+	since time.Time
+}
+
+// count brings leases in, or takes them out, and returns what alone is now.
+func (l *line) count(now time.Time, leases int) float64 {
+	l.alone, l.since = l.at(now), now
+	l.leases += leases
+	return l.alone
+}
+
+// at returns what alone is now.
+func (l *line) at(now time.Time) float64 {
+	if l.leases == 0 {
+		return l.alone
+	}
+	return l.alone + now.Sub(l.since).Seconds()/float64(l.leases)
+}
+
+// shared returns among how many leases l was shared, on average, in the seconds
+// up to now at whose beginning alone was as given.
+func (l *line) shared(now time.Time, alone, seconds float64) float64 {
+	if alone = l.at(now) - alone; alone <= 0 {
+		return float64(max(l.leases, 1))
+	}
+	return seconds / alone
+}
 
 // average moves a running average of times.
 func average(v *float64, sample float64) {

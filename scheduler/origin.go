@@ -77,11 +77,17 @@ func (b *Book) originLease(now time.Time, p *part, c int, idle bool) bool {
 func (p *part) firstByte() bool { return p.swarm.wants == 1 && p.count == 0 && p.await >= 0 }
 
 // originSlots returns how many leases on the origin may be in flight for s.
+// Without a seed they are as many as a node's Window at least: each node that has
+// one gives it that part of its link, and fewer would not fill the origin's.
 func (b *Book) originSlots(s *swarm) int {
-	if s.wants == 1 {
-		return b.tuning.OriginSlots
+	switch t := b.tuning; {
+	case s.wants == 1:
+		return t.OriginSlots
+	case s.seeded():
+		return t.SharedOriginSlots
+	default:
+		return max(t.SharedOriginSlots, t.Window)
 	}
-	return b.tuning.SharedOriginSlots
 }
 
 // rare reports whether there is a chunk that nobody has or fetches.

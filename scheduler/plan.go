@@ -402,7 +402,6 @@ func (b *Book) grant(now time.Time, p *part, src *node, c int) {
 	}
 	l := b.newLease(p, src, c, count)
 	src.used++
-	l.sharing = src.used
 	b.updateBusy(src)
 	within := time.Duration(count) * max(t.FirstWithin, atLeast(s.blob.ChunkSize()))
 	if src.rate > 0 {
@@ -433,6 +432,10 @@ func (b *Book) newLease(p *part, src *node, c, count int) *lease {
 	l := &lease{id: b.lastID, part: p, source: src, origin: src == nil, first: c, count: count}
 	b.leases[l.id] = l
 	p.leases = append(p.leases, l)
+	l.down = p.node.down.count(b.now, 1)
+	if src != nil {
+		l.up = src.up.count(b.now, 1)
+	}
 	for i := c; i < c+count; i++ {
 		if p.have.Has(i) {
 			continue

@@ -180,6 +180,35 @@ func checkNode(t *testing.T, o Options, n *report.Node) {
 	}
 }
 
+// TestNobodySeemsSlow: where all links are equal, nobody is taken for slow because
+// its source serves more at the end of a lease than at the start. One who is ends
+// long after the others.
+func TestNobodySeemsSlow(t *testing.T) {
+	t.Parallel()
+	for _, slots := range []int{2, 3} {
+		o := even(200, 1<<30, 10000*mbit)
+		o.RTT = 500 * time.Microsecond
+		o.Tuning.Window, o.Tuning.Slots = slots, slots
+		if ratio := simulate(t, o).Ratio(); ratio > 1.3 {
+			t.Errorf("%d slots: %.2f times the bound, want 1.3 at most", slots, ratio)
+		}
+	}
+}
+
+// TestOriginIsFull: without a seed the nodes take all that the origin can send,
+// however many other leases they have beside those on the origin.
+func TestOriginIsFull(t *testing.T) {
+	t.Parallel()
+	for window := 2; window <= 4; window++ {
+		o := even(16, 64<<20, 100*mbit)
+		o.Mode, o.RTT = report.ModeNoScheduler, 200*time.Microsecond
+		o.Tuning.Window, o.Tuning.Slots = window, window
+		if ratio := simulate(t, o).Ratio(); ratio > 1.15 {
+			t.Errorf("window of %d: %.2f times the bound, want 1.15 at most", window, ratio)
+		}
+	}
+}
+
 // TestSameAgain: the same options give the same rollout, another seed another.
 func TestSameAgain(t *testing.T) {
 	t.Parallel()
