@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"container/heap"
 	"fmt"
 	"reflect"
 	"slices"
@@ -372,6 +373,33 @@ func TestSilentNodeExpires(t *testing.T) {
 	w.last("n")
 	if c := w.book.Counts(); c.Expired == 0 {
 		t.Error("no lease expired")
+	}
+}
+
+func TestLateTickExpiresNothing(t *testing.T) {
+	// The scheduler's process has no CPU for a while. The nodes' reports wait in
+	// its sockets, and nobody is to be blamed.
+	w := newWorld(t, 16<<20, 12)
+	w.connect("whole", "", proto.RoleDaemon)
+	w.nodes["whole"].have = proto.FullSet(w.blob.Chunks())
+	w.book.Handle(w.now, "whole", &proto.Hold{Blobs: []proto.Blob{w.blob}})
+	w.connect("n", "", proto.RoleDaemon)
+	w.join("n")
+	for w.book.Counts().PeerLeases == 0 {
+		e := heap.Pop(&w.events).(simEvent)
+		w.now = e.at
+		e.do()
+	}
+	late := w.book.dues[0].due.Add(w.book.tuning.MinWithin)
+	w.book.Tick(late)
+	w.book.Letters()
+	if c := w.book.Counts(); c.Expired != 0 || c.OriginLeases != 0 || w.book.nodes["whole"].suspect {
+		t.Fatalf("after a Tick that came late: %+v, the source is a suspect: %t", c, w.book.nodes["whole"].suspect)
+	}
+	// A node that is silent after that is so for no fault of the scheduler's.
+	w.book.Tick(w.book.dues[0].due)
+	if c := w.book.Counts(); c.Expired == 0 {
+		t.Error("no lease of a silent node expired")
 	}
 }
 

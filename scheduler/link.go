@@ -14,8 +14,14 @@ import (
 
 const (
 	// handshakeTimeout bounds dialling and the exchange of Hello and Welcome.
-	// After it the owner counts as dead and its digests go to the next.
-	handshakeTimeout = 2 * time.Second
+	// After it the owner counts as dead and its digests go to the next, which for
+	// one node's pull knows what that node says and nothing of who has the rest:
+	// it would send the node to the origin for it. A process that is dead
+	// refuses at once and the gossip drops a machine that is, so this is for one
+	// that waits for a CPU: with 2 s a node that started beside a compile took a
+	// scheduler for dead that was alive. It is less than a pull's patience (see
+	// package pull), or pulls would go to the origin before the next is tried.
+	handshakeTimeout = 4 * time.Second
 	// pingEvery is how often a scheduler is asked for a sign of life while a
 	// pull depends on it, and silentFor how long it may give none. A process
 	// that dies is noticed at once, by its stream; this is for one that hangs.

@@ -93,9 +93,13 @@ func members(ids ...string) []proto.Member {
 }
 
 func (tn *town) client(id string, holds ...proto.Blob) *Client {
+	return tn.clientBy(id, tn.dial(id), holds...)
+}
+
+func (tn *town) clientBy(id string, dial func(context.Context, proto.Member) (io.ReadWriteCloser, error), holds ...proto.Blob) *Client {
 	c := NewClient(ClientConfig{
 		Self: proto.Member{ID: id, Name: id, Roles: proto.RoleDaemon},
-		Dial: tn.dial(id), Holds: func() []proto.Blob { return holds },
+		Dial: dial, Holds: func() []proto.Blob { return holds },
 		Sums: func(proto.Digest) []proto.Sum { return nil },
 		Call: func(proto.Blob, proto.Origin) error { return errors.New("no seed") },
 	})
@@ -223,6 +227,33 @@ func TestCouncilTakesOver(t *testing.T) {
 		one, two := c1.Owner(small.Digest), c2.Owner(small.Digest)
 		if one != two || one != "d1" && one != "d2" {
 			t.Errorf("the owners are %q and %q, want one of the daemons for both", one, two)
+		}
+		s.Close(small, false)
+	})
+}
+
+// TestStarvedSchedulerIsWaitedFor: the scheduler takes seconds to answer a node
+// that starts. The council knows nothing of who has what: a pull that it took
+// over would go to the origin.
+func TestStarvedSchedulerIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tn := newTown(t, "s", "d1")
+		dial := tn.dial("d1")
+		c := tn.clientBy("d1", func(ctx context.Context, m proto.Member) (io.ReadWriteCloser, error) {
+			if m.ID == "s" {
+				select {
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				case <-time.After(3 * time.Second):
+				}
+			}
+			return dial(ctx, m)
+		})
+		c.SetMembers(append(members("s"), proto.Member{ID: "d1", Roles: proto.RoleDaemon}))
+		s := c.Join(small.Digest, joinOf(small))
+		await[*proto.Lease](t, s)
+		if owner := c.Owner(small.Digest); owner != "s" {
+			t.Errorf("the lease came from %q", owner)
 		}
 		s.Close(small, false)
 	})
