@@ -37,8 +37,9 @@ type Book struct {
 	alarms  alarms
 	dues    dues
 	zones   map[string]int // numbers of the zones that were seen
-	wanted  proto.Set      // room for candidates
-	again   []*part        // room for offerOnce
+	// Room for candidates, offerOnce and seedParts.
+	fresh, wanted   proto.Set
+	again, seedRoom []*part
 	// What an event has touched and pass looks at: nodes that may have room
 	// for leases, sources that may have a free slot or something new, swarms of
 	// which something may be had from the origin only.
@@ -74,8 +75,10 @@ type node struct {
 	out, outOrigin, used int
 	// up and down are the two ways of its link.
 	up, down line
-	// slots is how many uploads it serves at a time.
-	slots int
+	// slots is how many uploads it serves at a time, ending those of them that
+	// are near their end.
+	slots  int
+	ending []*lease
 	// rate is what it gives over all its slots, in bytes per second; 0 while
 	// unknown.
 	rate float64
@@ -229,6 +232,9 @@ func (b *Book) Handle(now time.Time, from string, m proto.Message) {
 	case *proto.Near:
 		if l := b.leases[m.Lease]; l != nil && l.part.node == n && !l.near {
 			l.near = true
+			if l.source != nil {
+				l.source.ending = append(l.source.ending, l)
+			}
 			b.makeRoom(l)
 		}
 	case *proto.Await:

@@ -115,35 +115,31 @@ func (b *Book) feedOnce(now time.Time, n, offered *node) bool {
 // source. Ties are broken at random: with an equal order everywhere, all nodes
 // would ask for the same chunks.
 func (b *Book) rarest(now time.Time, p *part, offered *node) (int, *node) {
-	if !b.candidates(p) {
-		return -1, nil
-	}
-	best, candidates := -1, b.wanted
+	best := -1
 	var src *node
-	here := p.swarm.zone(p.node.zone).has
-	for _, first := range []bool{true, false} { // what the zone has not got goes first
-		p.swarm.rarity.rarest(b.rng, func(c int) bool {
-			if !candidates.Has(c) || here.Has(c) == first {
-				return false
-			}
-			best, src = c, b.source(now, p, c, offered)
-			return src != nil
-		})
-		if src != nil {
-			break
-		}
+	try := func(c int) bool {
+		best, src = c, b.source(now, p, c, offered)
+		return src != nil
+	}
+	fresh, more := b.candidates(p)
+	if fresh {
+		p.swarm.rarity.rarest(b.rng, b.fresh, try)
+	}
+	if src == nil && more {
+		p.swarm.rarity.rarest(b.rng, b.wanted, try)
 	}
 	return best, src
 }
 
-// candidates fills b.wanted with the chunks that p misses and free sources can
-// give it, and reports whether there are any.
-func (b *Book) candidates(p *part) bool {
+// candidates fills b.fresh and b.wanted with the chunks that p misses and free
+// sources can give it, those that p's zone has not got and the others, and reports
+// whether there are any.
+func (b *Book) candidates(p *part) (fresh, more bool) {
 	s := p.swarm
-	b.wanted = b.wanted[:0]
-	any := uint64(0)
+	b.fresh, b.wanted = b.fresh[:0], b.wanted[:0]
 	z := s.zone(p.node.zone)
 	needed := b.seedIsNeeded(s)
+	seeds := b.seedParts(s)
 	for w, known := range s.known {
 		near, far := z.spare.set[w], s.spare.set[w]
 		if z.spareWhole > 0 {
@@ -152,7 +148,7 @@ func (b *Book) candidates(p *part) bool {
 		if s.spareWhole > 0 {
 			far = ^uint64(0)
 		}
-		seedsNear, seedsFar := b.seedsGive(s, w, p.node.zone)
+		seedsNear, seedsFar := give(seeds, w, p.node.zone)
 		if needed {
 			seedsNear &^= s.rarity.has[w]
 			seedsFar &^= s.rarity.has[w]
@@ -161,10 +157,10 @@ func (b *Book) candidates(p *part) bool {
 		far = (far | seedsFar) &^ z.has[w]
 		// Better from a slow one than not at all.
 		x := known & p.missing(w) & (near | far | s.lone[w])
-		b.wanted = append(b.wanted, x)
-		any |= x
+		b.fresh, b.wanted = append(b.fresh, x&^z.has[w]), append(b.wanted, x&z.has[w])
+		fresh, more = fresh || x&^z.has[w] != 0, more || x&z.has[w] != 0
 	}
-	return any != 0
+	return fresh, more
 }
 
 // sampled is how many free holders of a chunk are compared.
@@ -220,23 +216,33 @@ func (b *Book) seedIsNeeded(s *swarm) bool {
 	if s.seeded() {
 		return true
 	}
+	seeds := b.seedParts(s)
 	for w, has := range s.rarity.has {
-		if near, far := b.seedsGive(s, w, 0); (near|far)&^has != 0 {
+		if near, far := give(seeds, w, 0); (near|far)&^has != 0 {
 			return true
 		}
 	}
 	return false
 }
 
-// seedsGive returns a word of the chunks that seeds with a free slot have, those
-// in a zone and the others.
-func (b *Book) seedsGive(s *swarm, w, zone int) (near, far uint64) {
+// seedParts returns the parts of s of seeds with a free slot, until the next call.
+func (b *Book) seedParts(s *swarm) []*part {
+	b.seedRoom = b.seedRoom[:0]
 	for _, n := range b.seeds {
-		switch p := n.parts[s.blob.Digest]; {
-		case p == nil || p.fpos < 0:
-		case n.zone == zone:
+		if p := n.parts[s.blob.Digest]; p != nil && p.fpos >= 0 {
+			b.seedRoom = append(b.seedRoom, p)
+		}
+	}
+	return b.seedRoom
+}
+
+// give returns a word of the chunks that others may have from parts, those of
+// nodes in a zone and those of others.
+func give(parts []*part, w, zone int) (near, far uint64) {
+	for _, p := range parts {
+		if p.node.zone == zone {
 			near |= p.gives(w)
-		default:
+		} else {
 			far |= p.gives(w)
 		}
 	}
@@ -296,14 +302,10 @@ func (b *Book) eta(p *part, src *node) float64 {
 	if src.strikes > 0 {
 		eta *= 4 // it has just failed somebody: anybody else first
 	}
-	if p.isSentBy(src) {
-		eta *= 1.1 // another would need no second connection
-	}
 	return eta * (1 + 0.01*b.rng.Float64())
 }
 
-// isSentBy reports whether src is sending p something, be it the end of a lease
-// that counts for nobody any more.
+// isSentBy reports whether src is sending p something.
 func (p *part) isSentBy(src *node) bool {
 	for _, l := range p.leases {
 		if l.source == src {
@@ -320,6 +322,9 @@ func (b *Book) offer(now time.Time, src *node) {
 	}
 }
 
+// offerOnce grants one lease on src. A node whose lease on it is about to end goes
+// first: the connection between them is there, and TCP knows the way by now. With
+// a seed it goes last, or a few nodes would have all that the seed sends.
 func (b *Book) offerOnce(now time.Time, src *node) bool {
 	for _, sp := range src.busyIn {
 		s := sp.swarm
@@ -328,10 +333,15 @@ func (b *Book) offerOnce(now time.Time, src *node) bool {
 			continue
 		}
 		start := b.rng.IntN(n)
-		again := b.again[:0] // these would need a second connection, and go last
+		for _, l := range src.ending {
+			if q := l.part; q.swarm == s && q.hpos >= 0 && !src.seeds() && b.useful(q, sp) && b.feedOnce(now, q.node, src) {
+				return true
+			}
+		}
+		again := b.again[:0]
 		for i := range n {
 			switch q := s.hungry[(start+i)%n]; {
-			case q.isSentBy(src):
+			case src.seeds() && q.isSentBy(src):
 				again = append(again, q)
 			case b.useful(q, sp) && b.feedOnce(now, q.node, src):
 				return true

@@ -66,14 +66,14 @@ func (r *rarity) count(c int, more bool) {
 	}
 }
 
-// rarest calls try with chunks, the rarest first and equals in random order,
-// until it returns true.
-func (r *rarity) rarest(rng *rand.Rand, try func(c int) bool) {
+// rarest calls try with the chunks in among, the rarest first and equals in random
+// order, until it returns true.
+func (r *rarity) rarest(rng *rand.Rand, among proto.Set, try func(c int) bool) {
 	for lo := int32(0); int(lo) < len(r.order); {
 		hi := r.start[r.copies[r.order[lo]]+1]
 		i := lo + rng.Int32N(hi-lo)
 		for range hi - lo {
-			if try(int(r.order[i])) {
+			if c := int(r.order[i]); among.Has(c) && try(c) {
 				return
 			}
 			if i++; i == hi {

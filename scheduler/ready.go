@@ -36,7 +36,7 @@ func (s *swarm) setFree(p *part, free bool) {
 	}
 	s.free.put(p, free, func(p *part) *int { return &p.fpos })
 	if p.node.seeds() {
-		return // they are few: see seedsGive
+		return // they are few: see seedParts
 	}
 	z := s.zone(p.node.zone)
 	if p.whole {
