@@ -28,7 +28,7 @@ func TestLowWaterIsReset(t *testing.T) {
 	defer w.stop()
 	b := batch{conn: conn}
 	const size = 3 * batchSize
-	if err := n.copy(io.Discard, atOnce{}, size, w, &b); err != nil {
+	if err := n.copy(io.Discard, atOnce{}, w, &b, &turn{size: size}); err != nil {
 		t.Fatal(err)
 	}
 	raw, err := conn.(*net.TCPConn).SyscallConn()

@@ -79,6 +79,11 @@
 // connection that proved one identity is never used to ask another that has
 // come to the same address.
 //
+// A fetch that finds all connections to a peer busy waits for one of which the
+// answer is over within 50 ms, since the scheduler grants the next lease on a
+// source when the last one nears its end. http.Transport would dial: 16 nodes
+// made 364 connections in a rollout, and 308 with the wait.
+//
 // TLS sessions are not resumed. A new connection costs 2.4 ms of CPU on both
 // ends together, and 1.5 ms with resumption (2 cores of an AMD EPYC), but
 // connections are kept for the next lease, and a resumed one would have to

@@ -194,7 +194,7 @@ func (s *Source) Fetch(ctx context.Context, r proto.Run, w io.Writer) error {
 	watch := newWatch(s.host.stall, func() { cancel(ErrStalled) })
 	defer watch.stop()
 
-	err := s.fetch(fetching, r, w, watch)
+	err := s.take(fetching, r, w, watch)
 	var failed *writeError
 	switch {
 	case err == nil:
@@ -214,7 +214,19 @@ type writeError struct{ err error }
 
 func (e *writeError) Error() string { return e.err.Error() }
 
-func (s *Source) fetch(ctx context.Context, r proto.Run, w io.Writer, watch *watch) error {
+// take fetches on a connection that is free, or will be soon, or a new one.
+func (s *Source) take(ctx context.Context, r proto.Run, w io.Writer, watch *watch) error {
+	lanes := &s.host.lanes
+	a, err := lanes.enter(ctx, s.url.Host, r.Size())
+	if err != nil {
+		return err
+	}
+	err = s.fetch(ctx, r, w, watch, a)
+	lanes.leave(s.url.Host, a, err == nil)
+	return err
+}
+
+func (s *Source) fetch(ctx context.Context, r proto.Run, w io.Writer, watch *watch, a *turn) error {
 	var b batch
 	resp, err := s.ask(b.traced(ctx), r)
 	if err != nil {
@@ -228,7 +240,7 @@ func (s *Source) fetch(ctx context.Context, r proto.Run, w io.Writer, watch *wat
 	if got := resp.Header.Get("Content-Range"); got != want || resp.ContentLength != r.Size() {
 		return fmt.Errorf("answered with Content-Range %.80q and %d bytes, asked for %q", got, resp.ContentLength, want)
 	}
-	return s.host.copy(w, resp.Body, r.Size(), watch, &b)
+	return s.host.copy(w, resp.Body, watch, &b, a)
 }
 
 // ask sends the request and waits for the response's header.
@@ -280,17 +292,18 @@ func explainStatus(resp *http.Response) error {
 	return fmt.Errorf("answered with status %d: %q", resp.StatusCode, said)
 }
 
-// copy copies n bytes, and reads the end after them, so that the connection
-// can be used again.
-func (h *Host) copy(w io.Writer, body io.Reader, n int64, watch *watch, b *batch) error {
+// copy copies what a is, and reads the end after it, so that the connection can
+// be used again.
+func (h *Host) copy(w io.Writer, body io.Reader, watch *watch, b *batch, a *turn) error {
 	buf := h.buffers.Get().(*[]byte)
 	defer h.buffers.Put(buf)
-	for left := n; ; {
+	for left := a.size; ; {
 		b.expect(left)
 		watch.begin()
 		k, err := body.Read((*buf)[:min(int64(len(*buf)), max(left, 1))])
 		watch.end()
 		if k > 0 && left > 0 {
+			a.count(k)
 			if _, err := w.Write((*buf)[:k]); err != nil {
 				return &writeError{err}
 			}

@@ -93,6 +93,7 @@ type Host struct {
 	http      *http.Server
 	control   *controlPlane
 	transport *http.Transport
+	lanes     lanes
 	dialer    net.Dialer
 	buffers   sync.Pool // of *[]byte, copyBuffer long
 
@@ -137,6 +138,7 @@ func New(cfg Config) (*Host, error) {
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.transport = newTransport(h)
+	h.lanes.of = make(map[string]*lane)
 	ln, err := listen(cfg.Listen)
 	if err != nil {
 		h.cancel()
