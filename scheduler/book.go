@@ -131,6 +131,7 @@ func NewBook(t Tuning, seed uint64, now time.Time) *Book {
 		leases:  make(map[uint64]*lease),
 		zones:   make(map[string]int),
 		settled: now.Add(t.Settle),
+		saved:   savedFirst,
 	}
 	b.alarm(b.settled, alarmSettled)
 	return b

@@ -54,6 +54,10 @@ const (
 	// comes twice is to stay under a hundredth of what comes, and most of it is
 	// revoked before all of it has come.
 	doubledShare = 1.0 / 256
+	// savedFirst is how many bytes of that there are to begin with: a reader that
+	// hears nothing is worth more than a few chunks. With none, one of eight nodes
+	// that arrived at different times waited 4.9 s, since another had had the first.
+	savedFirst = 1 << 20
 	// savedMost is how many bytes of that may be saved up.
 	savedMost = 4 << 20
 )
@@ -61,8 +65,8 @@ const (
 // save adds to what second leases may cost. Without a bound to them a fleet that
 // starves finds everything late, and sends more because it has too much to do: 20
 // daemons on two cores that others used too got 1.2 % of their bytes twice. As in
-// gRPC's throttling of hedged requests (gRFC A6) what succeeds pays for them, but
-// the first one is free: b.saved may be spent while it is not negative.
+// gRPC's throttling of hedged requests (gRFC A6) what is asked for once pays for
+// them: b.saved may be spent while it is not negative.
 func (b *Book) save(bytes int64) {
 	b.saved = min(b.saved+float64(bytes)*doubledShare, savedMost)
 }
