@@ -53,7 +53,7 @@ const (
 	// doubledShare is how much of what peers are leased may be leased twice. What
 	// comes twice is to stay under a hundredth of what comes, and most of it is
 	// revoked before all of it has come.
-	doubledShare = 1.0 / 256
+	doubledShare = 1.0 / 192
 	// savedFirst is how many bytes of that there are to begin with: a reader that
 	// hears nothing is worth more than a few chunks. With none, one of eight nodes
 	// that arrived at different times waited 4.9 s, since another had had the first.
