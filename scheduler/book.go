@@ -75,10 +75,8 @@ type node struct {
 	out, outOrigin, used int
 	// up and down are the two ways of its link.
 	up, down line
-	// slots is how many uploads it serves at a time, ending those of them that
-	// are near their end.
-	slots  int
-	ending []*lease
+	// slots is how many uploads it serves at a time.
+	slots int
 	// rate is what it gives over all its slots, in bytes per second; 0 while
 	// unknown.
 	rate float64
@@ -233,9 +231,6 @@ func (b *Book) Handle(now time.Time, from string, m proto.Message) {
 	case *proto.Near:
 		if l := b.leases[m.Lease]; l != nil && l.part.node == n && !l.near {
 			l.near = true
-			if l.source != nil {
-				l.source.ending = append(l.source.ending, l)
-			}
 			b.makeRoom(l)
 		}
 	case *proto.Await:

@@ -80,8 +80,6 @@ func (b *Book) endLease(l *lease) {
 	b.land(p, l)
 	if !l.near {
 		b.makeRoom(l)
-	} else if l.source != nil {
-		l.source.ending = remove(l.source.ending, l)
 	}
 	b.feeds(n)
 	b.toOrigin = append(b.toOrigin, p.swarm)

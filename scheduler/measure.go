@@ -16,6 +16,9 @@ const (
 	measurable = 128 << 10
 	// slowRatio is how many times less than what is typical makes a node slow.
 	slowRatio = 4
+	// enoughOfOne is how many measurements of a node say whether it is slow. Of
+	// three connections that share a link one may get a tenth for a while.
+	enoughOfOne = 3
 	// spare is how much more than what is typical of so many slots a source has
 	// to give before it gets another one, so that noise gives it none.
 	spare = 1.15
@@ -82,7 +85,7 @@ func (n *node) given(rate float64) {
 // by medians: two chunks of a slow source make a fast node's average slow, and
 // then it was served last.
 func (b *Book) judge(now time.Time, n *node) {
-	slow := n.gave.n > 0 && b.tooSlow(n.gave.median()) || n.took.n > 0 && b.tooSlow(n.took.median())
+	slow := n.gave.n >= enoughOfOne && b.tooSlow(n.gave.median()) || n.took.n >= enoughOfOne && b.tooSlow(n.took.median())
 	if slow == n.slow {
 		return
 	}

@@ -322,9 +322,8 @@ func (b *Book) offer(now time.Time, src *node) {
 	}
 }
 
-// offerOnce grants one lease on src. A node whose lease on it is about to end goes
-// first: the connection between them is there, and TCP knows the way by now. With
-// a seed it goes last, or a few nodes would have all that the seed sends.
+// offerOnce grants one lease on src. With a seed, who is being sent something by it
+// goes last, or a few nodes would have all that it sends.
 func (b *Book) offerOnce(now time.Time, src *node) bool {
 	for _, sp := range src.busyIn {
 		s := sp.swarm
@@ -333,11 +332,6 @@ func (b *Book) offerOnce(now time.Time, src *node) bool {
 			continue
 		}
 		start := b.rng.IntN(n)
-		for _, l := range src.ending {
-			if q := l.part; q.swarm == s && q.hpos >= 0 && !src.seeds() && b.useful(q, sp) && b.feedOnce(now, q.node, src) {
-				return true
-			}
-		}
 		again := b.again[:0]
 		for i := range n {
 			switch q := s.hungry[(start+i)%n]; {
