@@ -38,7 +38,7 @@ type rolloutCmd struct {
 	Force         bool          `help:"start even if this machine would be the limit"`
 	Seed          uint64        `placeholder:"N" help:"of what is random (default: by chance)"`
 	Registry      string        `placeholder:"PROGRAM" help:"the registry to run (default: registry or docker-registry)"`
-	Dir           string        `placeholder:"FOLDER" help:"where a folder for the run is made (default: that of temporary files)"`
+	Dir           string        `placeholder:"FOLDER" help:"where a folder for the run is made (default: in memory if that is roomy, else that of temporary files)"`
 	JSON          string        `name:"json" placeholder:"FILE" help:"write all that was measured"`
 	Plot          string        `placeholder:"FILE" help:"write each node's progress as SVG"`
 	Logs          string        `placeholder:"FOLDER" help:"keep a log of each process"`
