@@ -4,6 +4,8 @@ import (
 	"math"
 	"testing"
 	"time"
+
+	"github.com/shoal-project/shoal/proto"
 )
 
 // TestLine: a lease's share of a link is what it would be if each lease on it had
@@ -33,5 +35,29 @@ func TestLine(t *testing.T) {
 	}
 	if got := l.shared(at(9010), l.count(at(9010), 0), 0); got != 1 {
 		t.Errorf("in no time it was shared among %v, want 1", got)
+	}
+}
+
+// TestFewMeasurements: a node is not slow because of its first two chunks, of which
+// one may have come by a connection that had little of the link.
+func TestFewMeasurements(t *testing.T) {
+	const fast, size = 12.5e6, 512 << 10
+	b := NewBook(Tuning{}, 1, epoch.Add(-time.Minute))
+	for _, id := range []string{"a", "b", "new"} {
+		b.Connect(epoch, proto.Member{ID: id})
+	}
+	chunk := func(to, from string, rate float64) {
+		l := &lease{part: &part{node: b.nodes[to], swarm: &swarm{}}, source: b.nodes[from], left: 1, count: 1}
+		b.measure(epoch, l, size, time.Duration(size/rate*float64(time.Second)))
+	}
+	for range 10 {
+		chunk("a", "b", fast)
+		chunk("b", "a", fast)
+	}
+	for i := 1; i <= 3; i++ {
+		chunk("new", "a", fast/10)
+		if slow := b.nodes["new"].slow; slow != (i == 3) {
+			t.Errorf("after %d slow chunks it counts as slow: %v", i, slow)
+		}
 	}
 }
