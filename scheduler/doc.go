@@ -3,10 +3,11 @@
 // everyone has everything.
 //
 // Book is the decisions: pure state that is told what happens and when, and
-// answers with messages. plan.go has the policy, origin.go what of it concerns
-// the origin, late.go second sources for what is late, measure.go what is
-// believed of the links; swarm.go, lease.go, ready.go, rarity.go, tally.go and
-// zone.go are the tables that they read. Server feeds a Book from the nodes' control streams. Client is
+// answers with messages. plan.go has the policy, choice.go which source is best,
+// origin.go what of it concerns the origin, late.go second sources for what is late,
+// measure.go what is believed of the links; swarm.go, lease.go, ready.go, rarity.go,
+// tally.go and zone.go are the tables that they read. Server feeds a Book from the
+// nodes' control streams. Client is
 // the node's side: it keeps a stream to each possible owner and hands leases to
 // Sessions, one per blob that is being pulled. Owner says who schedules which
 // digest; any daemon can, so every process runs a Server and a Client.
