@@ -33,7 +33,8 @@
 // from which each node chooses 4 times it (SCHEDULING.md).
 //
 // Where it departs from SCHEDULING.md, and why:
-//   - Leases on the origin are two at a time, and without a seed one per node.
+//   - Leases on the origin are two at a time with a seed; without one they are
+//     three, of different nodes.
 //     Four at a time ended at 1.36 × the bound with 3 nodes, two at 1.05: with
 //     its whole window on the origin, a node still lacks what the others
 //     fetched when the origin has sent everything.
@@ -77,10 +78,9 @@
 //   - No preference for sources that a node has a connection to. It saves
 //     handshakes, and turned the fleet into a chain: one node got all that the
 //     seed sent, and everybody else what that one had (2.1 to 2.7 × the bound).
-//     Nor does a source go on with the node whose lease is just ending: of nodes
-//     that arrive one after the other some then had no source for seconds, and took
-//     1.5 to 1.6 × their bound instead of 1.1 to 1.3. Where two are alike a seed
-//     serves the one that it is not sending to already.
+//     Nor does a source go on with the node whose lease is just ending: with that,
+//     of nodes that arrive one after the other the worst took 1.1 to 1.6 × its own
+//     bound (nine runs, three over 1.4), and 1.1 to 1.4 without (six runs).
 //   - Rates are averaged as times per byte, over whole leases. Averages of rates
 //     believe a chunk that had been in some buffer. Whether a node is slow is judged
 //     by the median of its last five, each way: two chunks of a slow source were
@@ -98,7 +98,8 @@
 //     heard nothing for up to 27 % of their pull; now 8 to 14 %.
 //   - A second source for a chunk that a reader waits for may serve one more than
 //     it has slots. In a busy fleet none is free in the moment in which the chunk
-//     is found to be late: a client heard nothing for 3.4 of 5.8 s.
+//     is found to be late: a client heard nothing for 3.4 of 5.8 s. What second
+//     sources may cost is bounded; see Book.save.
 //   - More upload slots for a source are granted by comparing what it gives with
 //     what is typical. Trying one more and keeping it if the total rose found
 //     the same sources and cost every other rollout 2 to 15 %.

@@ -54,9 +54,9 @@ const (
 	// comes twice is to stay under a hundredth of what comes, and most of it is
 	// revoked before all of it has come.
 	doubledShare = 1.0 / 192
-	// savedFirst is how many bytes of that there are to begin with: a reader that
-	// hears nothing is worth more than a few chunks. With none, one of eight nodes
-	// that arrived at different times waited 4.9 s, since another had had the first.
+	// savedFirst is how many bytes of that there are to begin with, so that a
+	// small rollout can have more than one: a reader that hears nothing is worth
+	// more than a few chunks.
 	savedFirst = 1 << 20
 	// savedMost is how many bytes of that may be saved up.
 	savedMost = 4 << 20

@@ -279,7 +279,7 @@ func (b *Book) offer(now time.Time, src *node) {
 }
 
 // offerOnce grants one lease on src. With a seed, who is being sent something by it
-// goes last, or a few nodes would have all that it sends.
+// goes last, so that what it sends goes to many.
 func (b *Book) offerOnce(now time.Time, src *node) bool {
 	for _, sp := range src.busyIn {
 		s := sp.swarm

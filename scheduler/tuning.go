@@ -26,10 +26,10 @@ type Tuning struct {
 	// 100 ms, few enough that a registry does not answer 429.
 	OriginSlots int
 	// SharedOriginSlots is the same where several want it: a seed has them all,
-	// or nodes share the work among themselves, at most one each. 2: with a seed,
-	// 8 real nodes took 0.03 less than with 4. Without a seed
-	// they are as many as Window at least: with 2 of them and a window of 3, 64 nodes
-	// took 1.45 instead of 1.18.
+	// or nodes share the work among themselves, at most one each. 2: with a
+	// seed, 8 real nodes took 0.03 less than with 4. Without a seed they are as many
+	// as Window at least: with 2 of them and a window of 3, 64 nodes took 1.45
+	// instead of 1.18.
 	SharedOriginSlots int
 	// RunTime is how much time's worth of chunks a lease on a peer covers, at
 	// the source's measured rate. 20 ms: at 10 Gbit/s a chunk takes under a
