@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -88,8 +89,9 @@ type swarm struct {
 	events  chan proto.Message
 	reports chan proto.Message
 	closed  chan bool // whether whole
-	// reported, if set, is called with each report.
+	// reported, if set, is called with each report, joined with each join.
 	reported func(m proto.Message)
+	joined   func(*proto.Join)
 }
 
 func newSwarm() *swarm {
@@ -156,7 +158,11 @@ func (b *bed) start(t *testing.T) {
 	}
 	if b.swarm != nil {
 		cfg.Join = func(_ proto.Digest, state func() *proto.Join) pull.Swarm {
-			b.swarm.reports <- state()
+			j := state()
+			b.swarm.reports <- j
+			if b.swarm.joined != nil {
+				b.swarm.joined(j)
+			}
 			return b.swarm
 		}
 	}
@@ -655,6 +661,46 @@ func TestJoinsInOrder(t *testing.T) {
 		if got := next[*proto.Join](t, b.swarm).Blob.Digest; got != d {
 			t.Errorf("%s joined as number %d, want %s", got, i, d)
 		}
+	}
+}
+
+// TestReaderRightAfterStart: a reader that comes when a pull has joined without
+// one, and before it does anything else, is told to the scheduler.
+func TestReaderRightAfterStart(t *testing.T) {
+	for range 20 { // what the pull notices first is random
+		s := newSwarm()
+		b := &bed{origin: &memory{}, swarm: s}
+		_, blob := pulltest.Content(9, 4*proto.MinChunk)
+		var reading sync.WaitGroup
+		s.joined = func(*proto.Join) {
+			here, err := b.cache.Blob(blob)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			r := here.NewReader(t.Context())
+			reading.Go(func() {
+				defer here.Release()
+				defer r.Close()
+				_, _ = r.Read(make([]byte, 1)) // the pull's end fails it
+			})
+			for here.Awaited().Next(0) < 0 {
+				runtime.Gosched()
+			}
+		}
+		t.Run("", func(t *testing.T) {
+			b.start(t)
+			if err := b.puller.Start(blob, where); err != nil {
+				t.Fatal(err)
+			}
+			if j := next[*proto.Join](t, s); j.Await != -1 {
+				t.Fatalf("it joined with a reader at chunk %d", j.Await)
+			}
+			if a := next[*proto.Await](t, s); a.Index != 0 {
+				t.Errorf("the reader waits for chunk 0, the scheduler was told %d", a.Index)
+			}
+		})
+		reading.Wait()
 	}
 }
 

@@ -237,6 +237,7 @@ func (r *pull) bring() error {
 		return r.ctx.Err()
 	}
 	r.enter()
+	r.await() // a pull that was hurried joined before its reader came
 	if r.currentSwarm() == nil {
 		r.goSolo()
 	}
