@@ -103,7 +103,7 @@ func (b *Book) lateAfter(l *lease) time.Duration {
 		expected = size * float64(l.source.used) / rate
 	}
 	if n.took.n > 0 {
-		expected = max(expected, size*float64(n.out)/n.took.median())
+		expected = max(expected, size*float64(n.out)/n.took.median)
 	}
 	return max(b.tuning.LateAfter, time.Duration(3*min(expected, 600)*float64(time.Second)))
 }

@@ -16,6 +16,11 @@ const (
 	measurable = 128 << 10
 	// slowRatio is how many times less than what is typical makes a node slow.
 	slowRatio = 4
+	// fullShare is how much of what a link carries makes it full. What three leases
+	// get of one is uneven, and what is typical is above the mean: leases count from
+	// the grant, before their bytes move. A source with a tenth of the others' rate
+	// that serves one of three leases gives three tenths of what its taker can have.
+	fullShare = 0.45
 	// enoughOfOne is how many measurements of a node say whether it is slow. Of
 	// three connections that share a link one may get a tenth for a while.
 	enoughOfOne = 3
@@ -47,37 +52,57 @@ func (b *Book) measure(now time.Time, l *lease, size int64, took time.Duration) 
 	elapsed := now.Sub(l.granted).Seconds()
 	given, taken := rate*src.up.shared(now, l.up, elapsed), rate*n.down.shared(now, l.down, elapsed)
 	b.typical = b.rates.add(given)
-	if b.tooSlow(given) {
-		// It is the fault of the one that is not known to be faster with others;
-		// if nothing is known of either, nothing is learned.
-		fastSource, fastTaker := src.gave.n > 0 && !b.tooSlow(src.gave.median()), n.took.n > 0 && !b.tooSlow(n.takes)
-		switch {
-		case fastSource && !fastTaker:
-			n.taken(taken)
-			b.judge(now, n)
-			return
-		case !fastSource && !fastTaker && (src.gave.n == 0 || n.took.n == 0):
-			return
-		case fastTaker && !fastSource:
-			taken = n.takes
-		}
+	sourceFull, takerFull := b.full(&src.gave, given), b.full(&n.took, taken)
+	if !sourceFull && !takerFull && b.tooSlow(given) {
+		given, taken = b.attribute(src, n, given, taken)
 	}
-	n.taken(taken)
-	src.given(given)
-	b.judge(now, n)
-	b.judge(now, src)
-	b.fitSlots(src)
+	if taken > 0 {
+		learn(&n.takes, &n.took, taken, sourceFull && !takerFull)
+		b.judge(now, n)
+	}
+	if given > 0 {
+		learn(&src.rate, &src.gave, given, takerFull && !sourceFull)
+		b.judge(now, src)
+		b.fitSlots(src)
+	}
 }
 
-// taken and given take a measurement of n's into account.
-func (n *node) taken(rate float64) {
-	averageRate(&n.takes, rate)
-	n.took.add(rate)
+// attribute returns what of given and taken tells something of src and of n, 0 for
+// what does not, if neither link was full and the chunk took long. It is the fault
+// of the one that is not known to be faster with others; if nothing is known of
+// either, nothing is learned.
+func (b *Book) attribute(src, n *node, given, taken float64) (ofSource, ofTaker float64) {
+	fastSource, fastTaker := src.gave.n > 0 && !b.tooSlow(src.gave.median), n.took.n > 0 && !b.tooSlow(n.takes)
+	switch {
+	case fastSource && !fastTaker:
+		return 0, taken
+	case fastTaker && !fastSource:
+		return given, n.takes
+	case !fastSource && !fastTaker && (src.gave.n == 0 || n.took.n == 0):
+		return 0, 0
+	}
+	return given, taken
 }
 
-func (n *node) given(rate float64) {
-	averageRate(&n.rate, rate)
-	n.gave.add(rate)
+// learn takes a measurement of one way of a link into account. If it is the least
+// that the link carries, since the other end's was full, it counts if it is more
+// than what is known. A source that serves one node, which has two more leases
+// elsewhere, sends a third of what it could, and three of those made it slow: of
+// eight nodes that came one after the other, one took 1.4 to 1.8 times its own
+// bound then and now, and all others 1.1.
+func learn(average *float64, last *few, rate float64, least bool) {
+	if !least || rate > *average {
+		averageRate(average, rate)
+	}
+	if !least || last.n > 0 && rate > last.median {
+		last.add(rate)
+	}
+}
+
+// full reports whether a link that seems to carry rate was full, by what is known
+// of it and by what is typical.
+func (b *Book) full(known *few, rate float64) bool {
+	return b.typical > 0 && rate >= fullShare*max(known.median, b.typical)
 }
 
 // judge says whether n is slow, either way: a link that carries little one way
@@ -85,7 +110,7 @@ func (n *node) given(rate float64) {
 // by medians: two chunks of a slow source make a fast node's average slow, and
 // then it was served last.
 func (b *Book) judge(now time.Time, n *node) {
-	slow := n.gave.n >= enoughOfOne && b.tooSlow(n.gave.median()) || n.took.n >= enoughOfOne && b.tooSlow(n.took.median())
+	slow := n.gave.n >= enoughOfOne && b.tooSlow(n.gave.median) || n.took.n >= enoughOfOne && b.tooSlow(n.took.median)
 	if slow == n.slow {
 		return
 	}
@@ -159,21 +184,18 @@ func averageRate(v *float64, sample float64) {
 
 // few holds the last measurements of one node.
 type few struct {
-	last [5]float64
-	n    int // measurements so far
+	last   [5]float64
+	n      int     // measurements so far
+	median float64 // of the last; the greater one of two, and 0 while there are none
 }
 
 func (f *few) add(v float64) {
 	f.last[f.n%len(f.last)] = v
 	f.n++
-}
-
-// median returns the median of what there is, the greater one of two.
-func (f *few) median() float64 {
 	order := f.last
 	have := order[:min(f.n, len(order))]
 	slices.Sort(have)
-	return have[len(have)/2]
+	f.median = have[len(have)/2]
 }
 
 // recent holds the last rates that were measured, of whatever source, and their

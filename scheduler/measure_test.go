@@ -61,3 +61,76 @@ func TestFewMeasurements(t *testing.T) {
 		}
 	}
 }
+
+// TestSharedTaker: a source from which a node takes one of three leases gives a third
+// of what it could, and is not slow for it. One with a tenth of the others' link is.
+func TestSharedTaker(t *testing.T) {
+	const fast, size = 12.5e6, 512 << 10
+	for _, test := range []struct {
+		name     string
+		gets     float64 // of fast, by a lease
+		up, down int     // leases that share either link
+		slow     string
+	}{
+		{"one of the taker's three", 1.0 / 3, 1, 3, ""},
+		{"the same, unevenly", 0.22, 1, 3, ""},
+		{"one of the source's three", 1.0 / 3, 3, 1, ""},
+		{"a slow source, one of the taker's three", 0.1, 1, 3, "new"},
+		{"three of a slow source", 0.1 / 3, 3, 3, "new"},
+	} {
+		b := NewBook(Tuning{}, 1, epoch.Add(-time.Minute))
+		for _, id := range []string{"a", "b", "new"} {
+			b.Connect(epoch, proto.Member{ID: id})
+		}
+		chunk := func(to, from string, rate float64, up, down int) {
+			src, n := b.nodes[from], b.nodes[to]
+			src.up.leases, n.down.leases = up, down
+			l := &lease{part: &part{node: n, swarm: &swarm{}}, source: src, left: 1, count: 1}
+			b.measure(epoch, l, size, time.Duration(size/rate*float64(time.Second)))
+		}
+		for range 10 {
+			chunk("a", "b", fast/3, 3, 3)
+			chunk("b", "a", fast/3, 3, 3)
+		}
+		for range 5 {
+			chunk("a", "new", fast*test.gets, test.up, test.down)
+		}
+		slow := ""
+		for _, n := range []string{"a", "b", "new"} {
+			if b.nodes[n].slow {
+				slow += n
+			}
+		}
+		if slow != test.slow {
+			t.Errorf("%s: %q counts as slow, want %q", test.name, slow, test.slow)
+		}
+	}
+}
+
+// TestWindow: a node that gives slowly may still take as many leases as others; one
+// that takes slowly may not.
+func TestWindow(t *testing.T) {
+	b := NewBook(Tuning{}, 1, epoch)
+	b.typical = 12e6
+	gives, takes, unknown := &node{slow: true}, &node{slow: true}, &node{slow: true}
+	for range enoughOfOne {
+		gives.gave.add(1e6)
+		gives.took.add(12e6)
+		takes.took.add(1e6)
+		unknown.gave.add(1e6)
+	}
+	for _, test := range []struct {
+		name string
+		n    *node
+		want int
+	}{
+		{"nothing is slow", &node{}, b.tuning.Window},
+		{"gives slowly", gives, b.tuning.Window},
+		{"takes slowly", takes, 1},
+		{"gives slowly, and nobody knows how it takes", unknown, 1},
+	} {
+		if got := b.window(test.n); got != test.want {
+			t.Errorf("%s: window %d, want %d", test.name, got, test.want)
+		}
+	}
+}

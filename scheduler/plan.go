@@ -57,11 +57,14 @@ func (b *Book) pass(now time.Time) {
 	}
 }
 
-// window returns how many leases on peers n may have in flight. One whose link
-// is far slower than the others' gets one at a time: its leases keep slots of
-// sources busy that others would use better.
+// window returns how many leases on peers n may have in flight. One to which little
+// comes at a time gets one: its leases keep slots of sources busy that others would
+// use better. One of which only what it gives seems slow has its whole window, since
+// that it seems so is often no fault of its link: the first chunk over a new
+// connection, to a node that two warm ones keep busy, gets a tenth of that node's
+// link.
 func (b *Book) window(n *node) int {
-	if n.slow {
+	if n.slow && (n.took.n < enoughOfOne || b.tooSlow(n.took.median)) {
 		return 1
 	}
 	return b.tuning.Window
