@@ -89,10 +89,10 @@
 //   - A measurement counts against a link only if the other end's was not full, and
 //     a node of which only what it gives seems slow keeps its window. With three
 //     transfers at a time a source that serves one node gives a third of its link,
-//     less over a new connection; a quarter of what is typical is slow. Of eight
-//     nodes that arrived one after the other, one in every third run had one lease
-//     at a time for most of its pull, and took 1.3 to 1.8 times its own bound; all
-//     others took 1.1.
+//     less over a new connection; a quarter of what is typical is slow. In one of
+//     five runs with eight nodes that arrived one after the other, one of them had
+//     one lease at a time for most of its pull and took 1.4 to 1.6 times its own
+//     bound, all others 1.1.
 //   - What a link carries is judged by what a lease got times the number of leases
 //     that shared it meanwhile, on average, those near their end included. With the
 //     lesser of how many there were at its start and at its end, one of 200 nodes

@@ -87,9 +87,7 @@ func (b *Book) attribute(src, n *node, given, taken float64) (ofSource, ofTaker 
 // learn takes a measurement of one way of a link into account. If it is the least
 // that the link carries, since the other end's was full, it counts if it is more
 // than what is known. A source that serves one node, which has two more leases
-// elsewhere, sends a third of what it could, and three of those made it slow: of
-// eight nodes that came one after the other, one took 1.4 to 1.8 times its own
-// bound then and now, and all others 1.1.
+// elsewhere, sends a third of what it could, and three of those made it slow.
 func learn(average *float64, last *few, rate float64, least bool) {
 	if !least || rate > *average {
 		averageRate(average, rate)

@@ -38,27 +38,56 @@ func TestLine(t *testing.T) {
 	}
 }
 
-// TestFewMeasurements: a node is not slow because of its first two chunks, of which
-// one may have come by a connection that had little of the link.
-func TestFewMeasurements(t *testing.T) {
-	const fast, size = 12.5e6, 512 << 10
+// threeNodes returns a Book that knows the links of a and b, and nothing of a third
+// node, "new", and what has a node receive a chunk at a rate, by one of so many leases
+// on the source's link and on its own.
+func threeNodes(rate float64, size int64) (*Book, func(to, from string, rate float64, up, down int)) {
 	b := NewBook(Tuning{}, 1, epoch.Add(-time.Minute))
 	for _, id := range []string{"a", "b", "new"} {
 		b.Connect(epoch, proto.Member{ID: id})
 	}
-	chunk := func(to, from string, rate float64) {
-		l := &lease{part: &part{node: b.nodes[to], swarm: &swarm{}}, source: b.nodes[from], left: 1, count: 1}
-		b.measure(epoch, l, size, time.Duration(size/rate*float64(time.Second)))
+	chunk := func(to, from string, rate float64, up, down int) {
+		src, n := b.nodes[from], b.nodes[to]
+		src.up.leases, n.down.leases = up, down
+		l := &lease{part: &part{node: n, swarm: &swarm{}}, source: src, left: 1, count: 1}
+		b.measure(epoch, l, size, time.Duration(float64(size)/rate*float64(time.Second)))
 	}
 	for range 10 {
-		chunk("a", "b", fast)
-		chunk("b", "a", fast)
+		chunk("a", "b", rate/3, 3, 3)
+		chunk("b", "a", rate/3, 3, 3)
 	}
+	return b, chunk
+}
+
+// TestFewMeasurements: a node is not slow because of its first two chunks, of which
+// one may have come by a connection that had little of the link.
+func TestFewMeasurements(t *testing.T) {
+	const fast, size = 12.5e6, 512 << 10
+	b, chunk := threeNodes(fast, size)
 	for i := 1; i <= 3; i++ {
-		chunk("new", "a", fast/10)
+		chunk("new", "a", fast/10, 1, 1)
 		if slow := b.nodes["new"].slow; slow != (i == 3) {
 			t.Errorf("after %d slow chunks it counts as slow: %v", i, slow)
 		}
+	}
+}
+
+// TestSlowNoMore: a source that was slow is not any more if it gives more, even if
+// what it gives is all that its taker can have by one of three leases.
+func TestSlowNoMore(t *testing.T) {
+	const fast, size = 12.5e6, 512 << 10
+	b, chunk := threeNodes(fast, size)
+	for range enoughOfOne {
+		chunk("a", "new", fast/10, 1, 3)
+	}
+	if !b.nodes["new"].slow {
+		t.Fatal("it is not slow to begin with")
+	}
+	for range len(few{}.last) {
+		chunk("a", "new", fast/3, 1, 3)
+	}
+	if b.nodes["new"].slow {
+		t.Error("it still counts as slow")
 	}
 }
 
@@ -78,20 +107,7 @@ func TestSharedTaker(t *testing.T) {
 		{"a slow source, one of the taker's three", 0.1, 1, 3, "new"},
 		{"three of a slow source", 0.1 / 3, 3, 3, "new"},
 	} {
-		b := NewBook(Tuning{}, 1, epoch.Add(-time.Minute))
-		for _, id := range []string{"a", "b", "new"} {
-			b.Connect(epoch, proto.Member{ID: id})
-		}
-		chunk := func(to, from string, rate float64, up, down int) {
-			src, n := b.nodes[from], b.nodes[to]
-			src.up.leases, n.down.leases = up, down
-			l := &lease{part: &part{node: n, swarm: &swarm{}}, source: src, left: 1, count: 1}
-			b.measure(epoch, l, size, time.Duration(size/rate*float64(time.Second)))
-		}
-		for range 10 {
-			chunk("a", "b", fast/3, 3, 3)
-			chunk("b", "a", fast/3, 3, 3)
-		}
+		b, chunk := threeNodes(fast, size)
 		for range 5 {
 			chunk("a", "new", fast*test.gets, test.up, test.down)
 		}
