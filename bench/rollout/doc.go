@@ -25,11 +25,11 @@
 // what a transfer costs here is measured first, for a fraction of a second, and
 // a rollout that would need more than there is does not start. Processes cost
 // something as such too: 32 nodes at 25 Mbit/s move as much as 8 at 100 and need
-// twice the cores. That is an estimate, made for links that are full: on two cores where a byte costs 5 ns
-// in the probe, daemons delivered 150 MiB/s together with no core idle, 1.6 times
-// to 2.5 times as much a byte depending on what else went on. So the result
-// also says which share of the cores was busy, and above nine tenths it says
-// what that means.
+// nearly twice the cores. That is an estimate, made for links that are full: on two
+// cores where a byte costs 5 ns in the probe, daemons delivered 150 MiB/s together
+// with no core idle, 1.6 times to 2.5 times as much a byte depending on what else
+// went on. So the result also says which share of the cores was busy, and above nine
+// tenths it says what that means.
 //
 // The files of all members are on one machine too, and no fleet shares a disk. So
 // they are in memory, in the tmpfs that Linux has for it, if nobody names another

@@ -30,7 +30,7 @@ const (
 	attending = 8 << 20
 	// share is how much of the idle cores a rollout may need: with more, the
 	// processes wait for cores rather than for links. 16 nodes at 50 Mbit/s, which
-	// are to need 1.5 of two, take as long as 8 do; at 70 Mbit/s, 1.8, longer.
+	// are to need 1.5 of two, take about as long as 8 do; at 70 Mbit/s, 1.8, longer.
 	share = 0.85
 	// spare is how much of the free memory and disk it may need.
 	spare = 0.9
