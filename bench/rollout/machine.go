@@ -31,7 +31,7 @@ const (
 	// share is how much of the idle cores a rollout may need: with more, the
 	// processes wait for cores rather than for links. 16 nodes at 50 Mbit/s, which
 	// are to need 1.5 of two, take about as long as 8 do; at 70 Mbit/s, 1.8, longer.
-	share = 0.85
+	share = 0.8
 	// spare is how much of the free memory and disk it may need.
 	spare = 0.9
 )
@@ -125,12 +125,11 @@ type demand struct {
 	memory       int64   // of the processes
 	disk         int64   // of all files, in memory or not
 	pulled       int64   // that part of disk which is written while the clients pull
-	inProcess    bool
 }
 
 // need returns what o needs where a delivered byte costs so many seconds.
 func (o Options) need(cost float64) demand {
-	d := demand{rate: float64(o.Nodes) * float64(o.Size) / o.bound(), bytesPerCore: 1 / (cost * overhead), inProcess: o.InProcess}
+	d := demand{rate: float64(o.Nodes) * float64(o.Size) / o.bound(), bytesPerCore: 1 / (cost * overhead)}
 	processes := int64(1) // the registry
 	if o.Mode != report.ModeDirect {
 		processes += int64(o.Nodes)
