@@ -80,7 +80,8 @@
 //     seed sent, and everybody else what that one had (2.1 to 2.7 × the bound).
 //     Nor does a source go on with the node whose lease is just ending: with that,
 //     of nodes that arrive one after the other the worst took 1.1 to 1.6 × its own
-//     bound (nine runs, three over 1.4), and 1.1 to 1.4 without (six runs).
+//     bound (nine runs, three over 1.4), and 1.1 to 1.4 without (six runs). That
+//     was before the fault was mended which the next but one tells of.
 //   - Rates are averaged as times per byte, over whole leases. Averages of rates
 //     believe a chunk that had been in some buffer. Whether a node is slow is judged
 //     by the median of its last five, each way: two chunks of a slow source were
