@@ -5,7 +5,7 @@
 //
 // Options say what to simulate, Run does it. host.go is the node's side, as
 // daemon/pull and scheduler.Client have it; control.go carries messages between
-// nodes and books; network.go shares the links; sim.go goes from one event to
+// nodes and books; network.go shares the links, window.go has TCP's windows; sim.go goes from one event to
 // the next.
 //
 // # The model
@@ -14,9 +14,12 @@
 // the world, if it is limited. The bytes of a chunk flow over all links on
 // their way at once, as fast as max-min fairness gives: each link is divided
 // equally among its flows, and what one of them cannot use the others get. That
-// is what TCP does over seconds, without its slow start, its losses and its
-// queues. Headers are left out unless Goodput says what they take. The origin
+// is what TCP does over seconds, without its losses and its queues, and without its
+// slow start unless SlowStart asks for it. Headers are left out unless Goodput says what they take. The origin
 // and the scheduler process are in the first zone.
+//
+// With SlowStart connections are HTTP/1.1's, one transfer at a time, and have TCP's
+// windows: window.go.
 //
 // A message between a node and its scheduler takes half a round trip, none if
 // both are one process. A request takes a round trip until the first byte, and

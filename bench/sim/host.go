@@ -31,7 +31,9 @@ type host struct {
 	missing  int      // layers that are not whole
 	next     int      // the first layer that its client has not asked for
 	met      []uint64 // the hosts that it has had connections to, a bit each
-	report   report.Node
+	// connections are those to each source, if their windows count.
+	connections map[*host][]*connection
+	report      report.Node
 	// bytes are what its client has, heard is when it got the last of them, and
 	// noted when that was put into the report, which is done when grain has
 	// gone by.
@@ -65,6 +67,7 @@ type transfer struct {
 	extended    bool
 	started     bool // is on the wire
 	over        bool // ended before it started
+	connection  *connection
 }
 
 // concurrentLayers is how many layers a client reads at a time, as containerd
@@ -169,11 +172,19 @@ func (s *sim) launch(h *host, l *layer, m *proto.Lease) {
 	switch {
 	case s.o.RTT == 0 || src == h:
 		s.begin(f)
-	case s.meet(h, src):
+	case s.dial(f):
 		s.fresh.put(starting{s.now + 3*s.o.RTT, f})
 	default:
 		s.starts.put(starting{s.now + s.o.RTT, f})
 	}
+}
+
+// dial reports whether f needs a connection that has to be made.
+func (s *sim) dial(f *flow) bool {
+	if s.o.SlowStart {
+		return s.connect(f)
+	}
+	return s.meet(f.dst, f.src)
 }
 
 // meet notes that h has a connection to src and reports whether that is new.
@@ -207,7 +218,9 @@ func (s *sim) begin(f *flow) {
 	f.hop(&f.dst.down)
 	f.size = float64(f.layer.blob.Chunk(f.chunk).Size)
 	f.left = f.size
+	s.open(f)
 	s.net.add(f)
+	s.grown(f)
 	s.split(f)
 }
 

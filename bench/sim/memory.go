@@ -46,6 +46,9 @@ func (s *sim) weight() int64 {
 	n += int64(cap(s.net.heap)) * int64(unsafe.Sizeof(entry{}))
 	n += int64(len(s.near.ring)+len(s.far.ring)) * int64(unsafe.Sizeof(order{}))
 	n += int64(len(s.starts.ring)+len(s.fresh.ring)) * int64(unsafe.Sizeof(starting{}))
+	n += int64(len(s.growths.ring)) * int64(unsafe.Sizeof(growing{}))
+	// A map has room for about twice what is in it: the key, the list, its one element.
+	n += s.connected * (int64(unsafe.Sizeof(connection{})) + 2*5*pointer)
 	for _, v := range s.servers {
 		n += int64(len(v.near.ring)+len(v.far.ring)) * int64(unsafe.Sizeof(word{}))
 	}

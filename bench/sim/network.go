@@ -27,6 +27,7 @@ type flow struct {
 	place [maxLinks]int // in links[i].flows
 	hops  int
 	rate  float64
+	limit float64       // what its sender's window lets it have; 0: as much as there is
 	left  float64       // bytes of the current piece
 	as    time.Duration // the time that left is right for
 	// order settles who is first of flows that are due at the same time.
@@ -172,9 +173,21 @@ func (n *network) update(l *link, mayRaise bool) {
 	}
 }
 
-// offer returns what the links of f other than l let it have.
+// widen gives f, which is on the wire, another limit.
+func (n *network) widen(f *flow, limit float64) {
+	f.limit = limit
+	for i := range f.hops {
+		n.touch(f.links[i])
+	}
+	n.settle()
+}
+
+// offer returns what the links of f other than l let it have, and its window.
 func (f *flow) offer(l *link) float64 {
 	offer := math.Inf(1)
+	if f.limit > 0 {
+		offer = f.limit
+	}
 	for i := range f.hops {
 		if m := f.links[i]; m != l {
 			offer = min(offer, m.level)

@@ -58,6 +58,8 @@ type Options struct {
 	// Goodput is the share of a link's rate that the image's bytes have, after
 	// headers; 0 is 1. Ethernet frames of 1514 bytes carry 1448: 0.956.
 	Goodput float64
+	// SlowStart has TCP's windows in it. RTT has to be more than 0.
+	SlowStart bool
 	// Decision is how long the scheduler is busy with each message; 0 is not at
 	// all.
 	Decision time.Duration
@@ -115,6 +117,7 @@ func (o Options) Validate() error {
 	m.unless(o.Mode != report.ModeNoScheduler || o.SeedRate == 0, "--seed-rate is the link of the scheduler, and --mode %s has none; leave it out", o.Mode)
 	m.unless(o.Mode != report.ModeNoScheduler || o.Kill == 0, "killing the scheduler: --mode %s has none", o.Mode)
 	m.unless(0 <= o.RTT && o.RTT <= maxRTT, "--rtt %s: want 0s to %s", o.RTT, maxRTT)
+	m.unless(!o.SlowStart || o.RTT > 0, "--slow-start: without a round trip a window is no limit; add --rtt")
 	m.unless(0 <= o.Zones && o.Zones <= max(o.Nodes, 1), "--zones %d: want at most one for each of the %d nodes", o.Zones, o.Nodes)
 	m.unless(o.CrossZoneRate == 0 || o.Zones > 1, "--cross-zone-rate: there is one zone only; add --zones, at least 2")
 	m.unless(o.ArrivalRate == 0 || 1e-3 <= o.ArrivalRate && o.ArrivalRate <= 1e6, "--arrival: %g nodes a second; want 0.001 to 1000000", o.ArrivalRate)

@@ -34,9 +34,11 @@ type sim struct {
 
 	near, far     queue[order]    // from the servers
 	starts, fresh queue[starting] // with a connection, and without one
-	arrivals      []*host         // those to come, in order
-	faults        []fault         // those to come, in order
-	done          []string        // faults that were carried out
+	growths       queue[growing]
+	connected     int64    // connections so far, if their windows count
+	arrivals      []*host  // those to come, in order
+	faults        []fault  // those to come, in order
+	done          []string // faults that were carried out
 	spare         []*flow
 	made          int64 // flows
 
@@ -198,6 +200,7 @@ func (s *sim) newFlow() *flow {
 
 // free takes a flow back that nothing points to any more.
 func (s *sim) free(f *flow) {
+	s.disconnect(f)
 	*f = flow{heap: -1}
 	s.spare = append(s.spare, f)
 }
@@ -237,6 +240,7 @@ const (
 	orderFar
 	transferStarts
 	transferStartsFresh
+	windowGrows
 	flowIsDue
 	nodeArrives
 	faultHappens
@@ -277,6 +281,9 @@ func (s *sim) next() event {
 	if t := s.fresh.first(); t != nil {
 		sooner(t.at, transferStartsFresh)
 	}
+	if g := s.growths.first(); g != nil {
+		sooner(g.at, windowGrows)
+	}
 	if f, at := s.net.next(); f != nil {
 		sooner(at, flowIsDue)
 	}
@@ -308,6 +315,8 @@ func (s *sim) step() bool {
 		s.begin(s.starts.take().flow)
 	case transferStartsFresh:
 		s.begin(s.fresh.take().flow)
+	case windowGrows:
+		s.grow(s.growths.take())
 	case flowIsDue:
 		f, _ := s.net.next()
 		s.due(f)

@@ -100,6 +100,8 @@ var fleets = map[string]Options{
 	"fast origin":    with(even(8, 64<<20, 100*mbit), func(o *Options) { o.OriginRate = 1000 * mbit }),
 	"thin origin":    with(even(8, 16<<20, 100*mbit), func(o *Options) { o.OriginRate = 10 * mbit }),
 	"busy scheduler": with(even(8, 64<<20, 100*mbit), func(o *Options) { o.Decision = time.Millisecond }),
+	"slow start":     with(even(16, 64<<20, 100*mbit), func(o *Options) { o.RTT, o.SlowStart = 20*time.Millisecond, true }),
+	"killed, slow":   with(even(12, 64<<20, 100*mbit), func(o *Options) { o.Kill, o.RTT, o.SlowStart = 2*time.Second, 5*time.Millisecond, true }),
 	"two hundred":    with(even(200, 256<<20, 1000*mbit), func(o *Options) { o.RTT = time.Millisecond }),
 }
 

@@ -20,6 +20,7 @@ type simulateCmd struct {
 	OriginRate    rate.Rate     `default:"1gbit" placeholder:"RATE" help:"each way of the registry's link (default: ${default})"`
 	SeedRate      rate.Rate     `placeholder:"RATE" help:"each way of the scheduler's link (default: that of a node)"`
 	RTT           time.Duration `name:"rtt" placeholder:"TIME" help:"round trip between two hosts, such as 0.5ms (default: none)"`
+	SlowStart     bool          `help:"connections begin with TCP's small windows, and again when they were idle (needs --rtt)"`
 	Zones         int           `placeholder:"N" help:"zones that the nodes are spread over (default: none)"`
 	CrossZoneRate rate.Rate     `placeholder:"RATE" help:"each way of the link between a zone and the others (default: no limit)"`
 	Arrival       arrival       `default:"together" placeholder:"HOW" help:"when nodes begin: together, or poisson:5/s (default: ${default})"`
@@ -67,7 +68,7 @@ func (c *simulateCmd) options() (sim.Options, error) {
 	o := sim.Options{
 		Nodes: c.Nodes, Size: int64(c.Size), Layers: c.Layers,
 		NodeRate: float64(c.NodeRate), OriginRate: float64(c.OriginRate), SeedRate: float64(c.SeedRate),
-		RTT: c.RTT, Zones: c.Zones, CrossZoneRate: float64(c.CrossZoneRate), ArrivalRate: c.Arrival.Rate,
+		RTT: c.RTT, SlowStart: c.SlowStart, Zones: c.Zones, CrossZoneRate: float64(c.CrossZoneRate), ArrivalRate: c.Arrival.Rate,
 		SlowNodes: slowNodes(c.Slow.Slow, c.Nodes), SlowRate: c.Slow.Rate, Mode: c.Mode,
 		Goodput: c.Goodput, Decision: c.Decision, Seed: c.Seed,
 		Command: commandLine(os.Args),
