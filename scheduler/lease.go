@@ -18,6 +18,9 @@ type lease struct {
 	up, down     float64 // what its two lines said when it began
 	bytes        int64
 	took         time.Duration // for the bytes that are there
+	// firstBytes and firstTook are those of the first chunk that came.
+	firstBytes int64
+	firstTook  time.Duration
 	// due is when it expires, at is its place among the dues. late is when it
 	// has taken so long that a second source may be tried.
 	granted, due, late time.Time

@@ -32,6 +32,9 @@ const (
 // measure takes the time of a chunk into account, once all of its lease are
 // there: those of a run often come in one piece, the last ones in no time.
 func (b *Book) measure(now time.Time, l *lease, size int64, took time.Duration) {
+	if l.bytes == 0 {
+		l.firstTook, l.firstBytes = took, size
+	}
 	l.took += took
 	l.bytes += size
 	if l.left > 1 {
@@ -44,6 +47,7 @@ func (b *Book) measure(now time.Time, l *lease, size int64, took time.Duration) 
 	rate := float64(size) / max(took.Seconds(), 1e-6)
 	if l.origin {
 		averageRate(&l.part.swarm.originRate, rate)
+		waited(l)
 		return
 	}
 	src, n := l.source, l.part.node
@@ -68,6 +72,17 @@ func (b *Book) measure(now time.Time, l *lease, size int64, took time.Duration) 
 }
 
 // attribute returns what of given and taken tells something of src and of n, 0 for
+// waited takes into account how long the origin took to answer: what the first chunk
+// of a lease took longer than the others of it. Often it is a redirect, and the first
+// bytes of a connection come slowly.
+func waited(l *lease) {
+	if rest := l.bytes - l.firstBytes; rest > 0 {
+		each := (l.took - l.firstTook).Seconds() / float64(rest)
+		// 0 is unknown.
+		average(&l.part.swarm.originWait, max(l.firstTook.Seconds()-each*float64(l.firstBytes), 1e-6))
+	}
+}
+
 // what does not, if neither link was full and the chunk took long. It is the fault
 // of the one that is not known to be faster with others; if nothing is known of
 // either, nothing is learned.

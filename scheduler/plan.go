@@ -420,7 +420,7 @@ func (b *Book) send(now time.Time, l *lease, within time.Duration, sums []proto.
 	l.granted = now
 	m := &proto.Lease{
 		ID: l.id, Digest: l.part.swarm.blob.Digest, First: l.first, Count: l.count,
-		Within: within, Sums: sums, Early: early(l.part.node),
+		Within: within, Sums: sums, Early: early(l),
 	}
 	if l.source != nil {
 		m.Source, m.Addr = l.source.member.ID, l.source.member.Addr
@@ -433,8 +433,15 @@ func (b *Book) send(now time.Time, l *lease, within time.Duration, sums []proto.
 
 // early returns how long before the end of a lease n is to say that it is near:
 // as long as what it says and what it is told are on their way, and as long
-// again for its request and the first bytes that answer it.
-func early(n *node) time.Duration { return time.Duration(2 * min(n.loop, 1) * float64(time.Second)) }
+// again for its request and the first bytes that answer it. An origin has its own
+// time for that, and may be far from a seed that is beside its scheduler.
+func early(l *lease) time.Duration {
+	seconds := 2 * min(l.part.node.loop, 1)
+	if l.origin {
+		seconds = min(l.part.node.loop+l.part.swarm.originWait, 2)
+	}
+	return time.Duration(seconds * float64(time.Second))
+}
 
 // runLength returns how many chunks of the given size fit into d at rate bytes
 // per second: at least 1, and 1 while the rate is not known.

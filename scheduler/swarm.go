@@ -55,6 +55,7 @@ type swarm struct {
 	awaited    int // a chunk that a reader somewhere waits for, or -1
 	originOut  int
 	originRate float64 // bytes per second of one lease on the origin
+	originWait float64 // seconds that the origin takes to answer
 	settled    time.Time
 	// called is the seed that was called and has not joined; it has until
 	// callUntil.
