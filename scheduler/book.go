@@ -88,7 +88,14 @@ type node struct {
 	// loop is how long its leases and its reports are on their way, in seconds:
 	// what passes between a grant and the report of a chunk that is not the
 	// chunk's own time.
-	loop    float64
+	loop float64
+	// trip is the least that loop was averaged from: the round trip while its link
+	// was idle. lost is how many seconds round trips cost a lease that it gives or
+	// takes; moreTaken and moreGiven are how many leases it may have beyond
+	// Tuning.Window, and serve beyond Tuning.Slots, for that.
+	trip, lost           float64
+	moreTaken, moreGiven int
+
 	strikes int
 	stalls  int // leases in a row that ran out of time
 	suspect bool
@@ -330,7 +337,7 @@ func (b *Book) done(now time.Time, n *node, m *proto.Done) {
 	s.learn(m.Index, m.Sum)
 	if l := b.leases[m.Lease]; l != nil && l.part == p && l.covers(m.Index) && !p.have.Has(m.Index) {
 		if l.left == l.count {
-			average(&n.loop, max(now.Sub(l.granted)-m.Took, 0).Seconds())
+			n.looped(max(now.Sub(l.granted)-m.Took, 0).Seconds())
 		}
 		b.measure(now, l, s.blob.Chunk(m.Index).Size, m.Took)
 		b.dues.renew(l, now)

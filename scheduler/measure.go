@@ -56,22 +56,22 @@ func (b *Book) measure(now time.Time, l *lease, size int64, took time.Duration) 
 	elapsed := now.Sub(l.granted).Seconds()
 	given, taken := rate*src.up.shared(now, l.up, elapsed), rate*n.down.shared(now, l.down, elapsed)
 	b.typical = b.rates.add(given)
+	begins := took.Seconds() < coldShare*b.reach(src, n, float64(int64(l.count)*l.part.swarm.blob.ChunkSize()))
 	sourceFull, takerFull := b.full(&src.gave, given), b.full(&n.took, taken)
 	if !sourceFull && !takerFull && b.tooSlow(given) {
 		given, taken = b.attribute(src, n, given, taken)
 	}
 	if taken > 0 {
-		learn(&n.takes, &n.took, taken, sourceFull && !takerFull)
+		learn(&n.takes, &n.took, taken, sourceFull && !takerFull || begins)
 		b.judge(now, n)
 	}
 	if given > 0 {
-		learn(&src.rate, &src.gave, given, takerFull && !sourceFull)
+		learn(&src.rate, &src.gave, given, takerFull && !sourceFull || begins)
 		b.judge(now, src)
 		b.fitSlots(src)
 	}
 }
 
-// attribute returns what of given and taken tells something of src and of n, 0 for
 // waited takes into account how long the origin took to answer: what the first chunk
 // of a lease took longer than the others of it. Often it is a redirect, and the first
 // bytes of a connection come slowly.
@@ -83,6 +83,7 @@ func waited(l *lease) {
 	}
 }
 
+// attribute returns what of given and taken tells something of src and of n, 0 for
 // what does not, if neither link was full and the chunk took long. It is the fault
 // of the one that is not known to be faster with others; if nothing is known of
 // either, nothing is learned.
@@ -100,9 +101,10 @@ func (b *Book) attribute(src, n *node, given, taken float64) (ofSource, ofTaker 
 }
 
 // learn takes a measurement of one way of a link into account. If it is the least
-// that the link carries, since the other end's was full, it counts if it is more
-// than what is known. A source that serves one node, which has two more leases
-// elsewhere, sends a third of what it could, and three of those made it slow.
+// that the link carries, since the other end's was full or the connection began anew,
+// it counts if it is more than what is known. A source that serves one node, which
+// has two more leases elsewhere, sends a third of what it could, and three of those
+// made it slow.
 func learn(average *float64, last *few, rate float64, least bool) {
 	if !least || rate > *average {
 		averageRate(average, rate)
@@ -247,11 +249,14 @@ func (r *recent) add(rate float64) float64 {
 // arrive later.
 func (b *Book) fitSlots(n *node) {
 	t := b.tuning
-	perSlot := b.typical / float64(t.Slots)
+	least := t.Slots + n.moreGiven
+	perSlot := b.typical / float64(least)
 	switch slots := n.slots; {
+	case slots < least:
+		n.slots = least
 	case n.used >= slots && slots < t.MaxSlots && n.rate > spare*perSlot*float64(slots+1):
 		n.slots++
-	case slots > t.Slots && n.used <= slots && n.rate < perSlot*float64(slots):
+	case slots > least && n.used <= slots && n.rate < perSlot*float64(slots):
 		n.slots--
 	default:
 		return

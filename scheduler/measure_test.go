@@ -49,7 +49,7 @@ func threeNodes(rate float64, size int64) (*Book, func(to, from string, rate flo
 	chunk := func(to, from string, rate float64, up, down int) {
 		src, n := b.nodes[from], b.nodes[to]
 		src.up.leases, n.down.leases = up, down
-		l := &lease{part: &part{node: n, swarm: &swarm{}}, source: src, left: 1, count: 1}
+		l := &lease{part: &part{node: n, swarm: &swarm{blob: proto.Blob{Size: 64 << 20}}}, source: src, left: 1, count: 1}
 		b.measure(epoch, l, size, time.Duration(float64(size)/rate*float64(time.Second)))
 	}
 	for range 10 {

@@ -67,7 +67,7 @@ func (b *Book) window(n *node) int {
 	if n.slow && (n.took.n < enoughOfOne || b.tooSlow(n.took.median)) {
 		return 1
 	}
-	return b.tuning.Window
+	return b.tuning.Window + n.moreTaken
 }
 
 // feed grants n leases until its window is full or nothing is to be had.
@@ -431,7 +431,7 @@ func (b *Book) send(now time.Time, l *lease, within time.Duration, sums []proto.
 	b.dues.add(l)
 }
 
-// early returns how long before the end of a lease n is to say that it is near:
+// early returns how long before the end of l its node is to say that it is near:
 // as long as what it says and what it is told are on their way, and as long
 // again for its request and the first bytes that answer it. An origin has its own
 // time for that, and may be far from a seed that is beside its scheduler.

@@ -12,7 +12,7 @@ type Tuning struct {
 	// are short and connections warm; over links that are full, 10 ms, TCP begins
 	// each chunk slowly, and a third one fills what the others leave: 16 real nodes
 	// at 50 Mbit/s took 1.21 instead of 1.27, 256 simulated ones 1.32 instead of
-	// 1.38. Four each now and then make equal nodes seem slow.
+	// 1.38. Where round trips are long beside a chunk's time, there are more (mostMore).
 	Window int
 	// Slots is how many uploads one node serves at a time, over all blobs (Q).
 	// 3: see Window. More slots make each copy arrive later, so that it is

@@ -197,6 +197,26 @@ func TestNobodySeemsSlow(t *testing.T) {
 	}
 }
 
+// TestFarNodes: where round trips are long beside what a chunk takes, and connections
+// begin slowly, more leases fill the links. With no more than usual these take 1.70 and
+// 3.8.
+func TestFarNodes(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		nodes int
+		rtt   time.Duration
+		most  float64
+	}{
+		{16, 30 * time.Millisecond, 1.40},
+		{64, 60 * time.Millisecond, 2.3},
+	} {
+		o := with(even(tt.nodes, 64<<20, 100*mbit), func(o *Options) { o.RTT, o.SlowStart, o.Goodput = tt.rtt, true, 0.956 })
+		if got := simulate(t, o).Ratio(); got > tt.most {
+			t.Errorf("%d nodes with round trips of %s took %.2f, want at most %.2f", tt.nodes, tt.rtt, got, tt.most)
+		}
+	}
+}
+
 // TestOriginIsFull: without a seed the nodes take all that the origin can send,
 // however many other leases they have beside those on the origin.
 func TestOriginIsFull(t *testing.T) {
