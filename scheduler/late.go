@@ -100,11 +100,12 @@ func (b *Book) lateAfter(l *lease) time.Duration {
 	n, size := l.part.node, float64(int64(l.count)*l.part.swarm.blob.ChunkSize())
 	expected := 0.0
 	if rate := max(l.source.rate, b.typical); rate > 0 {
-		expected = size * float64(l.source.used) / rate
+		expected = size * float64(l.source.used+l.source.moreGiven) / rate
 	}
 	if n.took.n > 0 {
 		expected = max(expected, size*float64(n.out)/n.took.median)
 	}
+	expected += max(l.source.lost, n.lost)
 	return max(b.tuning.LateAfter, time.Duration(3*min(expected, 600)*float64(time.Second)))
 }
 

@@ -368,7 +368,7 @@ func (b *Book) grant(now time.Time, p *part, src *node, c int) {
 	b.updateBusy(src)
 	within := time.Duration(count) * max(t.FirstWithin, atLeast(s.blob.ChunkSize()))
 	if src.rate > 0 {
-		expected := float64(src.used) * float64(int64(count)*s.blob.ChunkSize()) / src.rate
+		expected := float64(src.used+src.moreGiven)*float64(int64(count)*s.blob.ChunkSize())/src.rate + max(src.lost, p.node.lost)
 		within = time.Duration(3 * min(expected, 600) * float64(time.Second))
 	}
 	within <<= min(src.stalls, 6) // it may be the link that is thin

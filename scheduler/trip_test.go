@@ -127,3 +127,21 @@ func TestEarly(t *testing.T) {
 		t.Errorf("on a peer: %s, want 20ms", got)
 	}
 }
+
+// TestFarIsNotLate: a chunk that is on its way for as long as its round trips take is
+// not late yet.
+func TestFarIsNotLate(t *testing.T) {
+	const fast, size = 12.5e6, 512 << 10
+	b, _ := threeNodes(fast, size)
+	l := &lease{part: &part{node: b.nodes["new"], swarm: &swarm{blob: proto.Blob{Size: 64 << 20}}}, source: b.nodes["a"], count: 1}
+	if got := b.lateAfter(l); got != b.tuning.LateAfter {
+		t.Errorf("nearby it is late after %s, want %s", got, b.tuning.LateAfter)
+	}
+	for _, far := range []*node{l.part.node, l.source} {
+		far.lost = 0.5
+		if got, want := b.lateAfter(l), 3*500*time.Millisecond; got != want {
+			t.Errorf("if %s is far away it is late after %s, want %s", far.member.ID, got, want)
+		}
+		far.lost = 0
+	}
+}
