@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/shoal-project/shoal/daemon/rate"
+	"github.com/shoal-project/shoal/peer"
 	"github.com/shoal-project/shoal/proto"
 )
 
@@ -147,6 +148,14 @@ type PeerConfig struct {
 	// sendfile serves chunks at two thirds of the CPU time. All members must
 	// agree. Default: tls.
 	Security string `koanf:"security" help:"tls, or none on a trusted network"`
+
+	// Congestion is TCP's congestion control for what this node sends to other
+	// members: a name of those in net.ipv4.tcp_available_congestion_control, system
+	// for the system's, or auto: reno in the place of cubic, else the system's. Six
+	// nodes with round trips of 20 ms took 1.6 times the bound with cubic, 1.3 with
+	// reno, 1.7 with BBR; over short round trips there is no difference. Linux only.
+	// Default: auto.
+	Congestion string `koanf:"congestion" help:"TCP's congestion control: auto, system, or one that the kernel has"`
 }
 
 // GossipConfig is how the members of a fleet find each other.
@@ -306,7 +315,7 @@ func Default() Config {
 		Mirror: MirrorConfig{Listen: "127.0.0.1:7050", Default: "docker.io", Prefetch: true, MaxConnections: 8192, MaxRequests: 256},
 		Tags:   defaultTags(),
 		Cache:  defaultCache(),
-		Peer:   PeerConfig{Listen: "127.0.0.1:7051", Security: "tls"},
+		Peer:   PeerConfig{Listen: "127.0.0.1:7051", Security: "tls", Congestion: peer.CongestionAuto},
 		Gossip: GossipConfig{Listen: "127.0.0.1:7052"},
 		Admin:  AdminConfig{Listen: "127.0.0.1:7053", LocalRole: "admin"},
 		Proxy:  ProxyConfig{Tunnel: true},

@@ -86,6 +86,8 @@ func TestValidate(t *testing.T) {
 		{"drain 0", func(c *daemon.Config) { c.Drain = 0 }, nil},
 		{"words", func(c *daemon.Config) { c.Peer.Security, c.Log.Level, c.Log.Format = "ssl", "all", "" },
 			[]string{`peer.security: "ssl" is not a value of this key; write tls or none`, "log.level: ", "log.format: "}},
+		{"congestion", func(c *daemon.Config) { c.Peer.Congestion = "BBR v3" }, []string{`peer.congestion: "BBR v3" is not the name`}},
+		{"congestion by name", func(c *daemon.Config) { c.Peer.Congestion = "bbr" }, nil},
 
 		{"no port", func(c *daemon.Config) { c.Mirror.Listen = "127.0.0.1" }, []string{`mirror.listen: "127.0.0.1" is not host:port; write`}},
 		{"port name", func(c *daemon.Config) { c.Admin.Listen = ":http" }, []string{"admin.listen: "}},

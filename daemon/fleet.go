@@ -27,7 +27,8 @@ func (d *Daemon) openFleet() error {
 	var err error
 	d.host, err = peer.New(peer.Config{
 		Listen: d.cfg.Peer.Listen, Advertise: d.cfg.Advertise, Dir: d.cfg.Data,
-		Insecure: d.cfg.Peer.Security == "none", Cache: d.cache, Upload: d.limits.Upload.Wait,
+		Insecure: d.cfg.Peer.Security == "none", Congestion: d.cfg.Peer.Congestion,
+		Cache: d.cache, Upload: d.limits.Upload.Wait,
 		Allowed: d.allowed, Name: d.ask, Real: d.give,
 		Log: d.log, Registry: d.registry,
 	})

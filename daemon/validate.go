@@ -40,6 +40,9 @@ func (c Config) Validate() error {
 		m.add("drain", "%s is less than nothing; write a duration such as 20s, or 0s to cut pulls off", c.Drain)
 	}
 	m.oneOf("peer.security", c.Peer.Security, "tls", "none")
+	if !congestionName.MatchString(c.Peer.Congestion) {
+		m.add("peer.congestion", "%.80q is not the name of a congestion control; write auto, system or one such as bbr", c.Peer.Congestion)
+	}
 	m.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	m.oneOf("log.format", c.Log.Format, "auto", "text", "json")
 	m.listeners(c)
@@ -303,6 +306,10 @@ func loopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
 }
+
+// congestionName is what a kernel can call a congestion control: TCP_CA_NAME_MAX, with
+// the byte that ends it, is 16.
+var congestionName = regexp.MustCompile(`^[a-z0-9_-]{1,15}$`)
 
 // registryHost is a host and an optional port as they stand before the first
 // slash of an image's name (distribution/reference, "domain"), lower case.

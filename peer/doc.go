@@ -107,6 +107,16 @@
 // take a member's address. Members' addresses must be IP addresses then; names
 // are not looked up. Control streams are encrypted and proven all the same.
 //
+// What members send, they send with reno where the system has cubic
+// (peer.congestion). Cubic leaves slow start as soon as round trips get longer, which
+// on a link that many short transfers share they always do, and a connection that
+// begins again after a rest goes on slowly from there. Rollouts over links of 100
+// Mbit/s with the delay of the harness: six nodes with 20 ms 1.55 to 1.64 × the bound
+// with cubic, 1.30 with reno, 1.65 to 1.97 with BBR; eight with 50 ms 2.2 to 2.4, 1.74
+// to 1.83, 2.6 to 2.9; without a delay the same, with 5 % less CPU time. What reno is
+// known to be bad at, growing after a loss over a long and fat link, lasts longer than
+// a chunk does either way.
+//
 // The low water mark of a connection (SO_RCVLOWAT) is set back at the end of
 // each body. It was not, when a whole body came in one read with its end: the
 // next answer on that connection, if it was short, such as a 404, was then

@@ -49,6 +49,10 @@ type Config struct {
 	// everybody who can take a member's address. Control streams are always
 	// encrypted and their ends proven.
 	Insecure bool
+	// Congestion is TCP's congestion control for what this node sends to those that
+	// connect to it: a name of the kernel's, CongestionAuto, which is better than
+	// cubic for chunks, or CongestionSystem or "" for the system's.
+	Congestion string
 	// Cache is what is served.
 	Cache *cache.Cache
 	// StallTimeout is how long a Source waits for a byte; zero is
@@ -143,6 +147,10 @@ func New(cfg Config) (*Host, error) {
 	if err != nil {
 		h.cancel()
 		return nil, err
+	}
+	if err := choose(ln, cfg.Congestion, log); err != nil {
+		h.cancel()
+		return nil, errors.Join(err, ln.Close())
 	}
 	h.front = newFront(ln, h.insecure, h.members, h.secure, log)
 	if h.addr, err = advertised(cfg.Advertise, ln.Addr().(*net.TCPAddr), log); err == nil {
