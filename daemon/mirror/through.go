@@ -143,7 +143,7 @@ func (t *through) next(p []byte) (n int, err error) {
 // here reads what the cache has at pos, if anything. After the first failure it
 // is not asked again: the rest comes from the origin.
 func (t *through) here(p []byte) int {
-	if t.kept == nil || !t.kept.Has(int(t.pos/t.blob.ChunkSize())) {
+	if !t.has(int(t.pos / t.blob.ChunkSize())) {
 		return 0
 	}
 	n, err := 0, error(nil)
@@ -155,6 +155,12 @@ func (t *through) here(p []byte) int {
 		return 0
 	}
 	return n
+}
+
+// has reports whether chunk i can be read from the cache. The last one can only if
+// the whole is here and right: a cache.Reader holds it back.
+func (t *through) has(i int) bool {
+	return t.kept != nil && t.kept.Has(i) && (i < t.blob.Chunks()-1 || t.kept.Whole())
 }
 
 func (t *through) letGo() {
@@ -170,7 +176,7 @@ func (t *through) letGo() {
 func (t *through) begin() {
 	size := t.blob.ChunkSize()
 	run := proto.Run{Blob: t.blob, First: int(t.pos / size), Count: 1}
-	for i := run.First + 1; i < t.blob.Chunks() && (t.kept == nil || !t.kept.Has(i)); i++ {
+	for i := run.First + 1; i < t.blob.Chunks() && !t.has(i); i++ {
 		run.Count++
 	}
 	r, w := io.Pipe()
