@@ -13,7 +13,7 @@ const (
 )
 
 // chosen returns TCP's congestion control for what a listener's connections send, of
-// which the system's is given; "" leaves it.
+// CongestionAuto or a name, and the system's; "" leaves that.
 //
 // Chunks come in bursts over many connections that take turns. Cubic ends slow start
 // when a round trip gets longer (HyStart), which on a link that others share says
@@ -24,7 +24,7 @@ func chosen(wanted, system string) string {
 	switch {
 	case wanted == CongestionAuto && system == "cubic":
 		return "reno"
-	case wanted == CongestionAuto, wanted == CongestionSystem, wanted == "", wanted == system:
+	case wanted == CongestionAuto, wanted == system:
 		return ""
 	}
 	return wanted

@@ -11,8 +11,6 @@ import (
 
 func TestChosen(t *testing.T) {
 	for _, tt := range []struct{ wanted, system, want string }{
-		{"", "cubic", ""},
-		{"system", "cubic", ""},
 		{"auto", "cubic", "reno"},
 		{"auto", "bbr", ""},
 		{"auto", "reno", ""},

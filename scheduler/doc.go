@@ -14,7 +14,8 @@
 //
 // # The policy
 //
-// A node has at most Window leases in flight, a source serves at most Slots.
+// A node has at most Window leases in flight, a source serves at most Slots; both
+// are more where round trips are long.
 // Of the chunks that a node misses it gets the one with the fewest copies in
 // the swarm, counting those in flight, ties at random; a chunk that a reader
 // waits for goes first. Of up to eight holders with a free slot it gets the one
@@ -75,7 +76,7 @@
 //     leases more, and a source serves as many more: TCP begins with small windows,
 //     again if a connection was idle for a moment, and with many sources most are.
 //     Eight real nodes with round trips of 50 ms and chunks of 42 ms took 3.5 × the
-//     bound, now 2.4; simulated (--slow-start), 16 with 30 ms 1.70, now 1.34.
+//     bound, and 2.4 with it; simulated (--slow-start), 16 with 30 ms 1.70, now 1.34.
 //     The round trip is the least that a lease and a report on it took, so that links
 //     that are merely full do not count.
 //   - The next run from the origin is asked for as long before the end of the last

@@ -99,7 +99,7 @@ func (b *Book) another(p *part, c int, not *node) *node {
 func (b *Book) lateAfter(l *lease) time.Duration {
 	n, size := l.part.node, float64(int64(l.count)*l.part.swarm.blob.ChunkSize())
 	expected := 0.0
-	if rate := max(l.source.rate, b.typical); rate > 0 {
+	if rate := max(l.source.rate, b.typical); rate > 0 { // more leases may come beside it
 		expected = size * float64(l.source.used+l.source.moreGiven) / rate
 	}
 	if n.took.n > 0 {

@@ -5,8 +5,8 @@
 //
 // Options say what to simulate, Run does it. host.go is the node's side, as
 // daemon/pull and scheduler.Client have it; control.go carries messages between
-// nodes and books; network.go shares the links, window.go has TCP's windows; sim.go goes from one event to
-// the next.
+// nodes and books; network.go shares the links, window.go has TCP's windows; sim.go
+// goes from one event to the next.
 //
 // # The model
 //
@@ -15,8 +15,8 @@
 // their way at once, as fast as max-min fairness gives: each link is divided
 // equally among its flows, and what one of them cannot use the others get. That
 // is what TCP does over seconds, without its losses and its queues, and without its
-// slow start unless SlowStart asks for it. Headers are left out unless Goodput says what they take. The origin
-// and the scheduler process are in the first zone.
+// slow start unless SlowStart asks for it. Headers are left out unless Goodput says
+// what they take. The origin and the scheduler process are in the first zone.
 //
 // With SlowStart connections are HTTP/1.1's, one transfer at a time, and have TCP's
 // windows: window.go.

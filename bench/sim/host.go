@@ -179,7 +179,7 @@ func (s *sim) launch(h *host, l *layer, m *proto.Lease) {
 	}
 }
 
-// dial reports whether f needs a connection that has to be made.
+// dial gives f a connection and reports whether that has to be made first.
 func (s *sim) dial(f *flow) bool {
 	if s.o.SlowStart {
 		return s.connect(f)
@@ -220,7 +220,7 @@ func (s *sim) begin(f *flow) {
 	f.left = f.size
 	s.open(f)
 	s.net.add(f)
-	s.grown(f)
+	s.expectGrowth(f)
 	s.split(f)
 }
 

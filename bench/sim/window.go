@@ -76,8 +76,9 @@ func (s *sim) open(f *flow) {
 	f.limit = s.limitOf(f)
 }
 
-// grown puts f, which is on the wire, where it is looked at after a round trip.
-func (s *sim) grown(f *flow) {
+// expectGrowth has f, which is on the wire, looked at after a round trip, if its window
+// holds it back.
+func (s *sim) expectGrowth(f *flow) {
 	if f.limit > 0 {
 		s.growths.put(growing{s.now + s.o.RTT, f, f.order})
 	}
@@ -106,5 +107,5 @@ func (s *sim) grow(g growing) {
 		f.connection.window += f.rate * s.o.RTT.Seconds()
 		s.net.widen(f, s.limitOf(f))
 	}
-	s.grown(f)
+	s.expectGrowth(f)
 }
