@@ -214,7 +214,7 @@ func (l *lab) args(n *node, data string) []string {
 		"--data", data, "--drain", "1s", "--log.level", l.o.LogLevel,
 		"--peer.listen", l.at(n.host, peerPort), "--gossip.listen", l.at(n.host, gossipPort),
 		"--admin.listen", "127.0.0.1:" + strconv.Itoa(adminPort),
-		"--peer.security", l.o.Security, "--gossip.secretFile", l.secret,
+		"--peer.security", l.o.Security, "--peer.congestion", l.o.members, "--gossip.secretFile", l.secret,
 		"--upstreams", fmt.Sprintf("{%s: {url: %q}}", upstream, "http://"+l.at(l.host, originPort)),
 		"--mirror.default", upstream,
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/shoal-project/shoal/bench/report"
 	"github.com/shoal-project/shoal/daemon/rate"
+	"github.com/shoal-project/shoal/peer"
 )
 
 // Bounds of what can be asked for, beyond which it is a slip of the finger.
@@ -63,8 +64,10 @@ type Options struct {
 	// Security of the data plane: tls or none.
 	Security string
 	// Congestion is TCP's congestion control on all hosts, by the kernel's name;
-	// "" is cubic, System what this machine has.
+	// System is what this machine has. "" is cubic, in whose place members send to
+	// each other with what their own default says; if one is named they have that.
 	Congestion string
+	members    string // peer.congestion of all members
 	// InProcess runs the fleet in this process, with rate limits for links.
 	InProcess bool
 	// Force starts even if the machine is expected to be the limit.
@@ -123,8 +126,9 @@ func (o Options) filled() Options {
 	if o.LogLevel == "" {
 		o.LogLevel = "info"
 	}
+	o.members = peer.CongestionSystem
 	if o.Congestion == "" && !o.InProcess {
-		o.Congestion = cubic
+		o.Congestion, o.members = cubic, peer.CongestionAuto
 	}
 	o.Layers = max(o.Layers, 1)
 	if o.Zones < 2 {

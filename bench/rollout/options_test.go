@@ -156,3 +156,18 @@ func TestParseMistakes(t *testing.T) {
 		"", "10%", "10mbit", "0%:10mbit", "100%:10mbit", "NaN%:10mbit", "0:10mbit", "-1:10mbit", "1.5:10mbit", "10%:fast", "10%:")
 	golden(t, "flags.golden", said.String())
 }
+
+// TestMembersCongestion: a congestion control that was asked for is all hosts', what
+// members send to each other included; else that is their own default.
+func TestMembersCongestion(t *testing.T) {
+	for _, tt := range []struct{ asked, hosts, members string }{
+		{"", "cubic", "auto"},
+		{"cubic", "cubic", "system"},
+		{"bbr", "bbr", "system"},
+		{System, System, "system"},
+	} {
+		if o := (Options{Congestion: tt.asked}).filled(); o.Congestion != tt.hosts || o.members != tt.members {
+			t.Errorf("%q: hosts %q, members %q; want %q, %q", tt.asked, o.Congestion, o.members, tt.hosts, tt.members)
+		}
+	}
+}

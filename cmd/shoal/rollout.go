@@ -33,7 +33,7 @@ type rolloutCmd struct {
 	Slow          slow          `placeholder:"HOW" help:"nodes with slower links, such as 10%:10mbit"`
 	Warm          bool          `help:"measure a second pull"`
 	Security      string        `default:"tls" placeholder:"HOW" help:"between members: tls or none (default: ${default})"`
-	Congestion    string        `placeholder:"NAME" help:"TCP's congestion control on all hosts, such as bbr; system is this machine's (default: cubic)"`
+	Congestion    string        `placeholder:"NAME" help:"TCP's congestion control on all hosts, such as bbr; system is this machine's (default: cubic, and what peer.congestion says between members)"`
 	InProcess     bool          `help:"run the fleet in this process, with rate limits for links; needs no root"`
 	Force         bool          `help:"start even if this machine would be the limit"`
 	Seed          uint64        `placeholder:"N" help:"of what is random (default: by chance)"`
