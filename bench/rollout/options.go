@@ -13,7 +13,6 @@ import (
 
 	"github.com/shoal-project/shoal/bench/report"
 	"github.com/shoal-project/shoal/daemon/rate"
-	"github.com/shoal-project/shoal/peer"
 )
 
 // Bounds of what can be asked for, beyond which it is a slip of the finger.
@@ -126,9 +125,9 @@ func (o Options) filled() Options {
 	if o.LogLevel == "" {
 		o.LogLevel = "info"
 	}
-	o.members = peer.CongestionSystem
+	o.members = "system"
 	if o.Congestion == "" && !o.InProcess {
-		o.Congestion, o.members = cubic, peer.CongestionAuto
+		o.Congestion, o.members = cubic, "auto"
 	}
 	o.Layers = max(o.Layers, 1)
 	if o.Zones < 2 {
